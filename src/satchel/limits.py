@@ -1,0 +1,118 @@
+"""Every bound and default, once, each with its reason. Units end the names.
+
+A bound is checked where the thing enters; one past it is an error that names
+the bound and changes nothing. ``docs/explanation/limits.md`` lists them for users.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- what a caller sends -------------------------------------------------------------
+
+ID_LENGTH_MAX: Final = 128
+"""Characters of a session, message, agent or worker ID: a UUID with a prefix fits four times."""
+
+TEXT_BYTES_MAX: Final = 1 * MIB
+"""UTF-8 bytes of a message's text: far beyond any model's prompt that a person types."""
+
+METADATA_BYTES_MAX: Final = 16 * KIB
+"""Bytes of a message's metadata as canonical JSON: routing facts, not documents."""
+
+REQUEST_BODY_BYTES_MAX: Final = TEXT_BYTES_MAX * 6 + METADATA_BYTES_MAX + 4 * KIB
+"""Bytes of a request body: JSON may escape one byte of text as six (``\\u0001``)."""
+
+PAGE_ITEMS_DEFAULT: Final = 50
+PAGE_ITEMS_MAX: Final = 500
+"""Items of one page of a listing: the answer stays a few hundred kilobytes."""
+
+QUEUE_LENGTH_MAX: Final = 32
+"""Turns of one session that may wait behind the running one; more is a caller in a loop."""
+
+# --- time ----------------------------------------------------------------------------
+
+WORKER_WAIT_S: Final = 30.0
+"""How long the first turn in order waits for a worker with room: a rolling deploy, not a night."""
+
+TURN_TIMEOUT_S: Final = 600.0
+"""How long one attempt may run, unless the agent says otherwise."""
+
+CANCEL_GRACE_S: Final = 5.0
+"""How long a cancelled handler may take to stop before the worker drops its copy."""
+
+ATTEMPTS_MAX: Final = 3
+"""Starts of one message since it was last sent; then it is the message that kills workers."""
+
+ADOPT_S: Final = 3.0
+"""How long a restarted hub waits for a worker to bring back a running attempt."""
+
+PING_INTERVAL_S: Final = 5.0
+PINGS_LOST_MAX: Final = 3
+"""A worker whose socket stays open is lost after this many unanswered pings."""
+
+LOOP_BLOCKED_S: Final = 1.0
+"""A handler that holds its event loop longer is logged by name."""
+
+KEEP_ALIVE_S: Final = 15.0
+"""An empty line (SSE: a comment) after this much silence keeps proxies from closing a stream."""
+
+RECONNECT_DELAY_S: Final = 0.2
+RECONNECT_DELAY_MAX_S: Final = 5.0
+"""A worker dials again after this, doubled each time, with full jitter."""
+
+STOP_S: Final = 10.0
+"""SIGTERM ends an idle process within this."""
+
+# --- state and frames ------------------------------------------------------------------
+
+FRAME_BYTES_MAX: Final = 16 * MIB
+"""One WebSocket message. A state travels as one frame."""
+
+STATE_BYTES_MAX: Final = 15 * MIB
+"""Raw bytes of one session's database (pages x page size), so that its snapshot always fits a frame."""
+
+CHAIN_BYTES_MAX: Final = 15 * MIB
+"""Encoded bytes of a snapshot and the deltas after it, so that a cold start fits a frame."""
+
+EVENT_BYTES_MAX: Final = 1 * MIB
+"""Encoded bytes of one event."""
+
+TURN_EVENTS_BYTES_MAX: Final = 16 * MIB
+"""Event bytes of one attempt: they are held in memory until the commit."""
+
+TURN_EVENTS_MAX: Final = 2**20 - 1
+"""Events of one attempt: the cursor gives each start 2**20 numbers."""
+
+OBJECT_PIECE_BYTES_MAX: Final = 1 * MIB
+"""An object is written in pieces of this size, so that commits land between them."""
+
+INLINE_BYTES_MAX: Final = 64 * KIB
+"""A delta or an event list up to this size rests in the log; a larger one is an object."""
+
+# --- workers -----------------------------------------------------------------------------
+
+SLOTS_DEFAULT: Final = 32
+"""Turns one worker process runs at once: most wait for a model."""
+
+WARM_BYTES_MAX: Final = 512 * MIB
+"""Bytes of state one worker process keeps open."""
+
+# --- compaction and retention ----------------------------------------------------------------
+
+COMPACT_DELTAS_MIN: Final = 32
+COMPACT_WEIGHT: Final = 0.5
+"""Compaction is due at this many deltas that weigh this share of the compressed snapshot:
+geometric, so that write amplification is O(1) whatever the session's size."""
+
+RETAIN_VERSIONS: Final = 100
+"""Versions that stay readable behind the head."""
+
+RETAIN_ANSWERS: Final = 1000
+"""Turns of a session whose answers and events stay readable."""
+
+OBJECT_GRACE_S: Final = 3600.0
+"""An object that no row names and no put touched for this long is swept."""
+
+GROUP_COMMIT_MAX: Final = 256
+"""Writes that share one fsync."""

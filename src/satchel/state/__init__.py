@@ -1,0 +1,1 @@
+"""A session's SQLite database, wherever it is open."""

@@ -1,0 +1,1 @@
+"""The durable truth: a fenced log and immutable objects."""

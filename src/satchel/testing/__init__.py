@@ -1,0 +1,1 @@
+"""For users who test an agent, and for authors of stores."""

@@ -1,0 +1,1 @@
+"""The SDK and its process."""
