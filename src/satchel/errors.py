@@ -8,7 +8,8 @@ SatchelError
 │   ├── AgentMismatch · SessionExists
 │   └── SessionErased · VersionExpired · AnswerExpired
 ├── TurnError               the turn ended without a commit; the session goes on
-│   ├── Cancelled · TurnRefused · HandlerError · StateTooLarge
+│   ├── Cancelled · TurnRefused · StateTooLarge
+│   ├── HandlerError · StateMisused
 │   └── TurnTimeout · AttemptsExhausted · NoWorker
 ├── WaitError               wait, then send the same message again
 │   └── SessionBusy · QueueFull · HubDraining · StoreUnavailable
@@ -200,6 +201,12 @@ class HandlerError(TurnError):
 
     code, status, retryable = "TEXT_HANDLER_ERROR", 502, True
     hint = "The traceback is in the worker's log. Sending the message again runs it again."
+
+
+class StateMisused(HandlerError):
+    """The handler asked its state for something that could not be carried to another worker."""
+
+    hint = "Nothing of this turn is kept."
 
 
 class StateTooLarge(TurnError):

@@ -69,11 +69,11 @@ STOP_S: Final = 10.0
 FRAME_BYTES_MAX: Final = 16 * MIB
 """One WebSocket message. A state travels as one frame."""
 
-STATE_BYTES_MAX: Final = 15 * MIB
+STATE_BYTES_MAX: Final = 14 * MIB
 """Raw bytes of one session's database (pages x page size), so that its snapshot always fits a frame."""
 
-CHAIN_BYTES_MAX: Final = 15 * MIB
-"""Encoded bytes of a snapshot and the deltas after it, so that a cold start fits a frame."""
+CHAIN_BYTES_MAX: Final = 14 * MIB
+"""Encoded bytes of a snapshot and the deltas after it, so that a cold start and its message fit a frame."""
 
 EVENT_BYTES_MAX: Final = 1 * MIB
 """Encoded bytes of one event."""
@@ -89,6 +89,31 @@ OBJECT_PIECE_BYTES_MAX: Final = 1 * MIB
 
 INLINE_BYTES_MAX: Final = 64 * KIB
 """A delta or an event list up to this size rests in the log; a larger one is an object."""
+
+# --- a session's database ------------------------------------------------------------------
+
+SQL_BYTES_MAX: Final = 1 * MIB
+"""Bytes of one SQL statement or of a declared schema: generous for a person, no lever for an attacker."""
+
+VALUE_BYTES_MAX: Final = FRAME_BYTES_MAX
+"""Bytes of one text, blob or row: no value can be larger than a state, so a function that builds one stops here."""
+
+SQLITE_STEPS_MAX: Final = 250_000
+"""Operations of one compiled statement: a hostile view or index expression stops at the compiler."""
+
+TRIGGER_DEPTH_MAX: Final = 50
+"""Triggers that fire triggers: real schemas nest a few."""
+
+OPEN_DEADLINE_S: Final = 10.0
+"""Wall time for the checks of one received image or delta: a full state takes a tenth of a second."""
+
+REBUILD_DEADLINE_S: Final = 60.0
+REBUILD_CPU_S: Final = 30
+REBUILD_MEMORY_BYTES_MAX: Final = 1024 * MIB
+"""A helper process that rebuilds a state: some hundred times what a full state needs, and still no danger."""
+
+JSON_DEPTH_MAX: Final = 100
+"""Nesting of a mapping value: below every parser's own bound, so what is written can be read."""
 
 # --- workers -----------------------------------------------------------------------------
 

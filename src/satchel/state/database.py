@@ -1,0 +1,285 @@
+"""One open SQLite database, hardened and fenced: every connection in this package is made and asked here."""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import apsw
+
+from satchel import limits
+from satchel.errors import CorruptState, StateMisused, StateTooLarge
+from satchel.state.fence import Authorizer, Fence
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+_LIMITS: Final = {
+    apsw.SQLITE_LIMIT_LENGTH: limits.VALUE_BYTES_MAX,
+    apsw.SQLITE_LIMIT_SQL_LENGTH: limits.SQL_BYTES_MAX,
+    apsw.SQLITE_LIMIT_VDBE_OP: limits.SQLITE_STEPS_MAX,
+    apsw.SQLITE_LIMIT_TRIGGER_DEPTH: limits.TRIGGER_DEPTH_MAX,
+    apsw.SQLITE_LIMIT_ATTACHED: 0,
+    apsw.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+_ALWAYS: Final = {
+    apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA: 0,
+    apsw.SQLITE_DBCONFIG_DEFENSIVE: 1,
+    apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION: 0,
+    apsw.SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE: 0,
+    apsw.SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE: 0,
+    # A mistyped name in double quotes is an error, not a text.
+    apsw.SQLITE_DBCONFIG_DQS_DDL: 0,
+    apsw.SQLITE_DBCONFIG_DQS_DML: 0,
+}
+_LIVELY: Final = (
+    apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER,
+    apsw.SQLITE_DBCONFIG_ENABLE_VIEW,
+    apsw.SQLITE_DBCONFIG_ENABLE_FKEY,
+)
+_SAVEPOINT: Final = re.compile(
+    r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*(SAVEPOINT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
+)
+
+
+class Database:
+    """A connection that is never handed out.
+
+    ``run`` is for our own statements, ``run_fenced`` for a handler's. It may be
+    used from any thread, but from one at a time.
+    """
+
+    def __init__(self) -> None:
+        self.connection = apsw.Connection(":memory:")
+        # While any session exists, no DELETE is prepared with the truncate
+        # optimisation, which a later session would not see. This one watches nothing.
+        self._sentinel = apsw.Session(self.connection, "main")
+        self.authorizer = Authorizer()
+        self._is_ending = False
+        self.is_lost = False
+        """The turn's transaction ended without us: an OR ROLLBACK conflict, a failed write."""
+        self.before_savepoint: Callable[[], None] = _nothing
+        self.after_rollback: Callable[[], None] = _nothing
+        self.expire_statements()
+        self._harden()
+
+    def expire_statements(self) -> None:
+        """Have every statement prepared anew: call it when a recorder was attached."""
+        self.connection.authorizer = self.authorizer
+
+    def _harden(self) -> None:
+        for option, value in _ALWAYS.items():
+            self.connection.config(option, value)
+        for limit, value in _LIMITS.items():
+            self.connection.limit(limit, value)
+        self.connection.set_rollback_hook(self._rolled_back)
+        self.set_quiet(quiet=True)
+
+    def prepare_pages(self) -> None:
+        """Set what a connection knows of its file: call it after the file is in place."""
+        pages = limits.STATE_BYTES_MAX // self.page_size
+        for pragma in (f"max_page_count={pages}", "secure_delete=1", "cell_size_check=1", "mmap_size=0"):
+            self.run(f"PRAGMA main.{pragma}")
+
+    def set_quiet(self, *, quiet: bool) -> None:
+        """Switch triggers, views and foreign keys off (checks, deltas) or on (handlers)."""
+        for option in _LIVELY:
+            self.connection.config(option, 0 if quiet else 1)
+
+    @property
+    def page_size(self) -> int:
+        return int(self.run("PRAGMA main.page_size")[0][0])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the database, pages x page size, with what is uncommitted."""
+        return int(self.run("PRAGMA main.page_count")[0][0]) * self.page_size
+
+    # --- transactions ----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        assert not self.connection.in_transaction, "a transaction is open"
+        self.is_lost = False
+        self.run("BEGIN")
+
+    def commit(self) -> None:
+        self.run("COMMIT")
+
+    def rollback(self) -> None:
+        if self.connection.in_transaction:
+            self._is_ending = True
+            try:
+                self.run("ROLLBACK")
+            finally:
+                self._is_ending = False
+
+    def _rolled_back(self) -> None:
+        self.is_lost = self.is_lost or not self._is_ending
+
+    def check_transaction(self) -> None:
+        """Raise ``StateMisused`` if the turn's transaction is no longer the one we opened."""
+        if self.is_lost or not self.connection.in_transaction:
+            self.is_lost = True
+            raise StateMisused(
+                "The turn's transaction was rolled back by one of its statements (OR ROLLBACK, RAISE(ROLLBACK))."
+            )
+
+    # --- statements ------------------------------------------------------------------------
+
+    def run(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """Run one statement of ours and return all its rows."""
+        before, self.authorizer.fence = self.authorizer.fence, Fence.DOWN
+        try:
+            # Never cached: a handler that sends the same text must meet the authorizer.
+            return self.connection.execute(sql, parameters, can_cache=False).fetchall()
+        except apsw.FullError as error:
+            raise _too_large() from error
+        finally:
+            self.authorizer.fence = before
+
+    def run_fenced(
+        self, sql: str, parameters: Parameters | Sequence[Parameters], *, many: bool = False
+    ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Run a handler's statements; return column names and all rows of the last one.
+
+        SQL errors are apsw's own. Raises ``StateMisused`` for what is refused and
+        for a lost transaction, ``StateTooLarge`` at the bound of the state.
+        """
+        self.check_transaction()
+        cursor = self.connection.cursor()
+        last = _Last(self.before_savepoint)
+        cursor.exec_trace = last
+        self.authorizer.fence = Fence.HANDLER
+        try:
+            rows = cursor.executemany(sql, parameters) if many else cursor.execute(sql, parameters)
+            for row in rows:
+                last.rows.append(row)
+        except apsw.AuthError as error:
+            raise StateMisused(self.authorizer.refusal or str(error)) from error
+        except apsw.FullError as error:
+            raise _too_large() from error
+        finally:
+            self.authorizer.fence = Fence.DOWN
+            cursor.close(True)
+            if last.saw_rollback:
+                self.after_rollback()
+        return last.columns, last.rows
+
+    @contextlib.contextmanager
+    def shadow_tables_writable(self) -> Iterator[None]:
+        """Let a checked delta write the tables of FTS and R-Tree; nothing else may."""
+        self.connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+        try:
+            yield
+        finally:
+            self.connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+
+    def image(self) -> bytes:
+        """Return the whole database, with what is uncommitted."""
+        return self.connection.serialize("main")
+
+    def vacuumed(self) -> bytes:
+        """Rewrite the database without free pages, outside a transaction, and return it."""
+        # VACUUM attaches a database of its own for as long as it runs.
+        self.connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
+        try:
+            self.run("VACUUM main")
+        finally:
+            self.connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+        return self.image()
+
+    def close(self) -> None:
+        """Close; an open transaction is gone. Idempotent."""
+        self._sentinel.close()
+        self.connection.close(True)
+
+
+class _Last:
+    """Keeps the rows of the last of several statements, and watches for savepoints."""
+
+    def __init__(self, before_savepoint: Callable[[], None]) -> None:
+        self.columns: tuple[str, ...] = ()
+        self.rows: list[tuple[Any, ...]] = []
+        self.saw_rollback = False
+        self._before_savepoint = before_savepoint
+
+    def __call__(self, cursor: apsw.Cursor, sql: str, _bindings: object) -> bool:
+        self.columns = tuple(column[0] for column in cursor.get_description())
+        self.rows = []
+        if found := _SAVEPOINT.match(sql):
+            self.saw_rollback = self.saw_rollback or found[1].upper() == "ROLLBACK"
+            if not self.saw_rollback:
+                self._before_savepoint()
+        return True
+
+
+def empty_database() -> Database:
+    """Return a database without tables, its triggers, views and foreign keys off."""
+    database = Database()
+    database.prepare_pages()
+    return database
+
+
+def opened_image(image: bytes) -> Database:
+    """Return the database of *image*, checked to be sound; triggers, views and foreign keys are off.
+
+    Raises ``CorruptState``. What its rows say is checked by others: the state
+    ID, the digest, the schema.
+    """
+    _check_header(image)
+    database = Database()
+    try:
+        with_deadline(database.connection, lambda: _load(database, image))
+    except apsw.Error as error:
+        database.close()
+        raise CorruptState(f"The image of a state cannot be opened: {error}") from error
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _load(database: Database, image: bytes) -> None:
+    database.connection.deserialize("main", image)
+    database.prepare_pages()
+    report = database.run("PRAGMA main.quick_check(1)")
+    if report != [("ok",)]:
+        raise CorruptState(f"The image of a state is damaged: {report[0][0]}")
+    if database.run("PRAGMA main.encoding") != [("UTF-8",)]:
+        raise CorruptState("The image of a state is not in UTF-8.")
+
+
+def _check_header(image: bytes) -> None:
+    size = int.from_bytes(image[16:18], "big") if len(image) >= 100 else 0  # noqa: PLR2004  # SQLite's header has 100 bytes
+    page_size = 65536 if size == 1 else size
+    is_sound = (
+        0 < len(image) <= limits.STATE_BYTES_MAX
+        and image.startswith(b"SQLite format 3\0")
+        and page_size >= 512  # noqa: PLR2004  # SQLite's smallest page
+        and page_size & (page_size - 1) == 0
+        and len(image) % page_size == 0
+        and image[18:20] == b"\x01\x01"  # a WAL file cannot be opened in memory
+    )
+    if not is_sound:
+        raise CorruptState("The image of a state has no sound header.")
+
+
+def with_deadline(connection: apsw.Connection, work: Callable[[], None]) -> None:
+    """Do *work* on a connection; SQLite stops after ``OPEN_DEADLINE_S`` with apsw.InterruptError."""
+    end = time.monotonic() + limits.OPEN_DEADLINE_S
+    connection.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+    try:
+        work()
+    finally:
+        connection.set_progress_handler(None)
+
+
+def _nothing() -> None:
+    """Do nothing: no turn runs."""
+
+
+def _too_large() -> StateTooLarge:
+    return StateTooLarge(
+        f"The session's state would be over its bound of {limits.STATE_BYTES_MAX} bytes.",
+        state_bytes_max=limits.STATE_BYTES_MAX,
+    )

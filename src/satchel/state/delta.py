@@ -1,0 +1,166 @@
+"""Deltas: what a recorded turn changed, whether a changeset is the delta of one turn, and how it is applied."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from satchel.errors import ApplyConflict, CorruptPayload
+from satchel.model import Epoch, StateName, Version
+from satchel.state import tables
+from satchel.state.database import Database, with_deadline
+from satchel.state.schema import Shape
+
+Counts = dict[str, tuple[int, int, int]]
+"""Rows inserted, updated and deleted, by table."""
+
+_OPERATIONS: Final = {apsw.SQLITE_INSERT: 0, apsw.SQLITE_UPDATE: 1, apsw.SQLITE_DELETE: 2}
+_CONFLICTS: Final = {
+    apsw.SQLITE_CHANGESET_DATA: "a row has other values",
+    apsw.SQLITE_CHANGESET_NOTFOUND: "a row is not there",
+    apsw.SQLITE_CHANGESET_CONFLICT: "a row is there already",
+    apsw.SQLITE_CHANGESET_CONSTRAINT: "a constraint is broken",
+    apsw.SQLITE_CHANGESET_FOREIGN_KEY: "a foreign key is broken",
+}
+_TURN_HEADER: Final = b"T\x06\x01\x00\x00\x00\x00\x00" + tables.TURN.encode() + b"\0"
+"""How the changes of ``_satchel_turn`` begin: six columns, the first is the key."""
+
+
+class TurnMark(msgspec.Struct, frozen=True):
+    """What the last change of a delta says: the new values of the one row of ``_satchel_turn``; None: unchanged."""
+
+    session_id: str | None
+    version: int | None
+    epoch: int | None
+    base_state_id: bytes | None
+    schema_number: int | None
+
+
+class Changes(msgspec.Struct):
+    """What one pass over a changeset finds."""
+
+    counts: dict[str, list[int]]
+    largest_keys: dict[str, int]
+    """The largest key inserted into each AUTOINCREMENT table."""
+    mark: TurnMark | None
+    """None: the changeset does not end with one change of ``_satchel_turn``."""
+
+
+def changes(raw: bytes, autoincrement: frozenset[str] = frozenset()) -> Changes:
+    """Return what a changeset changes. Raises apsw.Error if it is malformed."""
+    counts: dict[str, list[int]] = {}
+    largest: dict[str, int] = {}
+    last = None
+    for change in apsw.Changeset.iter(raw):
+        name = change.name
+        counts.setdefault(name, [0, 0, 0])[_OPERATIONS[change.opcode]] += 1
+        if name in autoincrement and change.opcode == apsw.SQLITE_INSERT:
+            key = _inserted_key(change)
+            largest[name] = max(largest.get(name, key), key)
+        last = _mark(change) if name == tables.TURN else None
+    is_marked = last is not None and counts[tables.TURN] == [0, 1, 0]
+    return Changes(counts, largest, last if is_marked else None)
+
+
+def _inserted_key(change: apsw.TableChange) -> int:
+    assert change.new is not None, "an INSERT has new values"
+    (index,) = change.pk_columns
+    key = change.new[index]
+    assert isinstance(key, int), "an AUTOINCREMENT key is an integer"
+    return key
+
+
+def _mark(change: apsw.TableChange) -> TurnMark | None:
+    if change.opcode != apsw.SQLITE_UPDATE or change.column_count != len(tables.TURN_COLUMNS) or change.new is None:
+        return None
+    values: list[Any] = [None if value is apsw.no_change else value for value in change.new[1:]]
+    try:
+        return msgspec.convert(dict(zip(tables.TURN_COLUMNS[1:], values, strict=True)), TurnMark)
+    except msgspec.ValidationError:
+        return None
+
+
+def check_mark(
+    mark: TurnMark | None, *, session_id: str, version: Version, epoch: Epoch | None, base: StateName
+) -> None:
+    """Raise ``CorruptPayload`` unless *mark* is that of the turn that made *version* from *base*.
+
+    An *epoch* of None is not compared: the chain's state IDs cover it.
+    """
+    if mark is None:
+        raise CorruptPayload("A delta does not end with the mark of its turn.")
+    is_right = (
+        mark.session_id in {None, session_id}
+        and version == base.version + 1 == mark.version
+        and (epoch is None or mark.epoch == epoch)
+        and mark.base_state_id == base.state_id
+    )
+    if not is_right:
+        raise CorruptPayload(
+            f"A delta is marked as version {mark.version} of epoch {mark.epoch}, not as version {version} of {epoch}.",
+            version=version,
+            marked_version=mark.version,
+        )
+
+
+def check_turn_mark(raw: bytes, *, session_id: str, version: Version, epoch: Epoch, base: StateName) -> None:
+    """Check the end of a delta without a database: what the hub does before it commits one.
+
+    Only the last table's changes are read, whatever the size of the rest. Raises
+    ``CorruptPayload`` unless that is ``_satchel_turn`` with one UPDATE to these values.
+    """
+    start = raw.rfind(_TURN_HEADER)
+    try:
+        mark = changes(raw[start:]).mark if start >= 0 else None
+    except (apsw.Error, ValueError) as error:
+        raise CorruptPayload("A delta ends with bytes that are no changeset.") from error
+    check_mark(mark, session_id=session_id, version=version, epoch=epoch, base=base)
+
+
+def apply_delta(
+    database: Database, raw: bytes, shapes: Mapping[str, Shape], *, session_id: str, version: Version, base: StateName
+) -> None:
+    """Apply one turn's delta to a quiet database that stands at *base*, inside the open transaction.
+
+    Every table is compared first, because SQLite skips one that is missing or of
+    another shape without an error. Raises ``CorruptPayload`` (not a delta of this
+    turn, or of other tables) and ``ApplyConflict`` (it does not fit these rows);
+    the database is then to be dropped.
+    """
+    reasons: list[str] = []
+
+    def on_conflict(reason: int, change: apsw.TableChange) -> int:
+        reasons.append(f"{_CONFLICTS.get(reason, reason)} in table {change.name if change is not None else '?'}")
+        return apsw.SQLITE_CHANGESET_ABORT
+
+    def work() -> None:
+        check_mark(_checked(raw, shapes), session_id=session_id, version=version, epoch=None, base=base)
+        with database.shadow_tables_writable():
+            apsw.Changeset.apply(
+                raw, database.connection, conflict=on_conflict, flags=apsw.SQLITE_CHANGESETAPPLY_FKNOACTION
+            )
+
+    try:
+        with_deadline(database.connection, work)
+    except apsw.AbortError as error:
+        raise ApplyConflict(
+            f"The delta of version {version} does not fit: {', '.join(reasons)}.", version=version
+        ) from error
+    except (apsw.Error, ValueError) as error:
+        raise CorruptPayload(f"The delta of version {version} is malformed: {error}", version=version) from error
+
+
+def _checked(raw: bytes, shapes: Mapping[str, Shape]) -> TurnMark | None:
+    """Compare every change with the table it names; return the mark at the end."""
+    last = None
+    marks = 0
+    for change in apsw.Changeset.iter(raw):
+        shape = shapes.get(change.name)
+        if shape is None or change.column_count != shape.columns or change.pk_columns != shape.key:
+            raise CorruptPayload(f"A delta changes table {change.name}, which this state does not have in that shape.")
+        last = None
+        if change.name == tables.TURN:
+            last = _mark(change)
+            marks += 1
+    return last if marks == 1 else None

@@ -1,0 +1,121 @@
+"""The conversation as rows: one item a row, in order of insertion, parsed when it is read."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, overload
+
+import msgspec
+
+from satchel.errors import StateMisused
+from satchel.model import AgentHandoff, FunctionCall, FunctionCallOutput, Message, MessageId
+from satchel.state import tables
+from satchel.state.database import Database
+
+HistoryItem = Message | FunctionCall | FunctionCallOutput | AgentHandoff
+
+_TYPES: Final[dict[str, type[HistoryItem]]] = {
+    "message": Message,
+    "function_call": FunctionCall,
+    "function_call_output": FunctionCallOutput,
+    "agent_handoff": AgentHandoff,
+}
+_NAMES: Final = {kind: name for name, kind in _TYPES.items()}
+_PAGE: Final = 256
+"""Items read at a time when all are wanted."""
+
+_APPEND: Final = f"INSERT INTO {tables.HISTORY} VALUES (?, ?, ?, ?, ?, ?, ?)"
+_RANGE: Final = f"SELECT type, content FROM {tables.HISTORY} WHERE position > ? AND position <= ? ORDER BY position"
+_LENGTH: Final = f"SELECT max(position) FROM {tables.HISTORY}"
+
+
+class History(Sequence[HistoryItem]):
+    """The conversation so far, oldest first: the users' messages, then what the agent said and called.
+
+    Reading costs what is read: ``history[-1]`` and ``last(20)`` do not grow with
+    the conversation.
+    """
+
+    def __init__(self, database: Database, message_id: MessageId) -> None:
+        self._database = database
+        self._message_id = message_id
+        self._is_open = True
+        self._length: int | None = None
+        self._appended: list[tuple[int, HistoryItem]] = []
+
+    def __len__(self) -> int:
+        self._check_open()
+        if self._length is None:
+            # Rows are only ever appended, from 1 on.
+            self._length = self._database.run(_LENGTH)[0][0] or 0
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> HistoryItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[HistoryItem]: ...
+    def __getitem__(self, index: int | slice) -> HistoryItem | Sequence[HistoryItem]:
+        if isinstance(index, slice):
+            return self._slice(range(len(self))[index])
+        return self._read(*self._span(index))[0]
+
+    def __iter__(self) -> Iterator[HistoryItem]:
+        position = 0
+        while position < len(self):
+            page = self._read(position, min(position + _PAGE, len(self)))
+            yield from page
+            position += len(page)
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self)} items>" if self._is_open else "<History of a turn that is over>"
+
+    def last(self, count: int) -> Sequence[HistoryItem]:
+        """Return the newest *count* items, oldest first; fewer if there are fewer."""
+        return self._read(max(len(self) - max(count, 0), 0), len(self))
+
+    def append(self, item: HistoryItem) -> None:
+        """Record one item of this turn at the end. Raises ``StateTooLarge``."""
+        position = len(self) + 1
+        self._database.check_transaction()
+        self._insert(position, item)
+        self._appended.append((position, item))
+
+    def restore(self) -> None:
+        """Write again what a rollback to a savepoint took back: it was said, and the caller has it."""
+        self._length = None
+        kept = len(self)
+        for position, item in self._appended:
+            if position > kept:
+                self._insert(position, item)
+
+    def _insert(self, position: int, item: HistoryItem) -> None:
+        content = msgspec.json.encode(item).decode()
+        role = item.role if isinstance(item, Message) else None
+        kind = _NAMES[type(item)]
+        self._database.run(_APPEND, (position, item.id, kind, role, self._message_id, content, item.created_at))
+        self._length = position
+
+    def close(self) -> None:
+        """End the turn: every later use raises."""
+        self._is_open = False
+
+    def _span(self, index: int) -> tuple[int, int]:
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError("history index out of range")
+        return position, position + 1
+
+    def _slice(self, wanted: range) -> Sequence[HistoryItem]:
+        if not wanted:
+            return []
+        low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1])
+        items = self._read(low, high + 1)
+        return [items[position - low] for position in wanted]
+
+    def _read(self, after: int, upto: int) -> list[HistoryItem]:
+        """Return the items at the positions *after* + 1 … *upto*."""
+        self._check_open()
+        rows = self._database.run(_RANGE, (after, upto))
+        return [msgspec.json.decode(content, type=_TYPES[kind]) for kind, content in rows]
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StateMisused("The turn is over; its history cannot be used any more.")

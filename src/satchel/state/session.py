@@ -1,0 +1,474 @@
+"""The recorder: a session's database, open at a version, one turn at a time.
+
+A turn is ``begin``, the handler's work on ``state`` and ``history``, ``finish``,
+and then ``commit`` or ``rollback``. It is one transaction, opened and ended here.
+After ``finish`` it stays open: inside it is the pending version, outside the base.
+"""
+
+from collections.abc import Sequence
+
+import apsw
+import msgspec
+
+from satchel import limits
+from satchel.errors import CorruptPayload, CorruptState, SchemaRefused, StateMisused
+from satchel.model import (
+    EMPTY,
+    Epoch,
+    Link,
+    MessageId,
+    PayloadKind,
+    SchemaName,
+    SessionId,
+    StateName,
+    Version,
+    next_state_id,
+)
+from satchel.state import tables
+from satchel.state.database import Database, empty_database, opened_image
+from satchel.state.delta import Changes, Counts, apply_delta, changes, check_mark
+from satchel.state.digest import digest
+from satchel.state.history import History
+from satchel.state.payload import unseal
+from satchel.state.schema import Facts, Schema, create_own_tables, survey
+from satchel.state.values import State
+
+__all__ = ["OpenSession", "Recorded"]
+
+_INSERT_TURN = f"INSERT INTO {tables.TURN} VALUES (1, ?, 0, 0, x'', ?)"
+_UPDATE_TURN = f"UPDATE {tables.TURN} SET version = ?, epoch = ?, base_state_id = ?, schema_number = ? WHERE id = 1"
+_READ_TURN = f"SELECT session_id, version, schema_number FROM {tables.TURN}"
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A finished turn: its payload, and what it did."""
+
+    kind: PayloadKind
+    raw: bytes
+    changed_rows: Counts
+    """Without Satchel's own tables; a full-text or R-Tree table counts as itself."""
+    digest: bytes | None
+    schema: SchemaName
+    state_bytes: int
+    reasons: tuple[str, ...]
+    """Why it is a snapshot; empty for a delta."""
+
+
+class _Turn:
+    """What is open between ``begin`` and ``commit`` or ``rollback``."""
+
+    def __init__(
+        self, database: Database, *, version: Version, epoch: Epoch, message_id: MessageId, number: int
+    ) -> None:
+        self.version = version
+        self.epoch = epoch
+        self.number = number
+        """The schema number that the turn leaves."""
+        self.state = State(database)
+        self.history = History(database, message_id)
+        self.recorder: apsw.Session | None = apsw.Session(database.connection, "main")
+        self.recorder.attach()
+        self.sequences: dict[str, int] = {}
+        self.reasons: list[str] = []
+        self.facts: Facts | None = None
+        """Of the schema that the turn leaves, when it changed it."""
+
+    def close(self) -> None:
+        self.state.close()
+        self.history.close()
+        if self.recorder is not None:
+            self.recorder.close()
+            self.recorder = None
+
+
+class OpenSession:
+    """A session's database where it is open. Not to be used from two threads at once.
+
+    When a method raises anything but ``StateMisused``, ``StateTooLarge`` or
+    ``SchemaRefused``, or ``is_broken`` is true, drop the copy (``close``).
+    """
+
+    def __init__(
+        self, session_id: SessionId, database: Database, *, name: StateName, number: int, facts: Facts
+    ) -> None:
+        self.session_id = session_id
+        self.is_broken = False
+        """The copy is no state that has a name: close it."""
+        self._database = database
+        self._name = name
+        self._pending: StateName | None = None
+        self._number = number
+        self._facts = facts
+        self._turn: _Turn | None = None
+        database.set_quiet(quiet=False)
+
+    # --- opening -----------------------------------------------------------------------------
+
+    @classmethod
+    def empty(cls, session_id: SessionId, schema: Schema, *, name: StateName) -> "OpenSession":
+        """Return the empty session, version 0: our tables and the declared ones.
+
+        Raises ``SchemaRefused``.
+        """
+        assert name.version == EMPTY, "the empty session is version 0"
+        database = empty_database()
+        try:
+            create_own_tables(database)
+            database.run(_INSERT_TURN, (session_id, schema.number))
+            schema.migrate(database, after=0)
+            return cls(session_id, database, name=name, number=schema.number, facts=survey(database))
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def from_chain(
+        cls, session_id: SessionId, links: Sequence[Link], *, base: StateName, schema: SchemaName, digest: bytes | None
+    ) -> "OpenSession":
+        """Return the session at *base*, from a snapshot and the deltas behind it (a cold start).
+
+        The snapshot's own name starts the chain; every later state ID is computed
+        anew. Raises ``CorruptPayload``, ``CorruptState`` and ``ApplyConflict`` for
+        what is not what it claims to be; nothing is left open then.
+        """
+        if not links or links[0].payload.kind is not PayloadKind.SNAPSHOT:
+            raise CorruptPayload("A cold start does not begin with a snapshot.")
+        database = opened_image(unseal(links[0].payload, raw_size_max=limits.STATE_BYTES_MAX))
+        try:
+            facts = survey(database)
+            start = links[0].name
+            _check_turn_row(database, session_id=session_id, version=start.version, number=schema.number)
+            _check_fingerprint(facts, schema)
+            _apply_chain(database, links[1:], facts, session_id=session_id, start=start, base=base)
+            _check_digest(database, digest)
+            database = _reopened(database, facts) if len(links) > 1 else database
+            return cls(session_id, database, name=base, number=schema.number, facts=facts)
+        except BaseException:
+            database.close()
+            raise
+
+    def catch_up(self, links: Sequence[Link], *, base: StateName, schema: SchemaName, digest: bytes | None) -> None:
+        """Bring the copy to *base* by the deltas after its version, in one transaction.
+
+        Raises ``CorruptPayload``, ``CorruptState`` and ``ApplyConflict``: drop the copy then.
+        """
+        assert self._turn is None, "a turn is open"
+        self._database.set_quiet(quiet=True)
+        try:
+            _check_fingerprint(self._facts, schema)
+            _apply_chain(self._database, links, self._facts, session_id=self.session_id, start=self._name, base=base)
+            _check_digest(self._database, digest)
+            self._database = _reopened(self._database, self._facts)
+        except BaseException:
+            self.is_broken = True
+            raise
+        self._database.set_quiet(quiet=False)
+        self._name = base
+
+    # --- what it is --------------------------------------------------------------------------
+
+    @property
+    def name(self) -> StateName:
+        """The committed state."""
+        return self._name
+
+    @property
+    def pending(self) -> StateName | None:
+        """The finished turn's state, when it has been named and not yet committed."""
+        return self._pending
+
+    @property
+    def schema(self) -> SchemaName:
+        """The session's own schema, as committed."""
+        return SchemaName(self._number, self._facts.fingerprint)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the database, pages x page size, with what is pending."""
+        return self._database.size
+
+    @property
+    def state(self) -> State:
+        """What the handler sees of the rows, from ``begin`` to ``finish``."""
+        return self._open_turn.state
+
+    @property
+    def history(self) -> History:
+        """What the handler sees of the conversation, from ``begin`` to ``finish``."""
+        return self._open_turn.history
+
+    @property
+    def _open_turn(self) -> _Turn:
+        assert self._turn is not None, "no turn is open"
+        return self._turn
+
+    # --- a turn ------------------------------------------------------------------------------
+
+    def begin(self, *, version: Version, epoch: Epoch, message_id: MessageId, schema: Schema) -> None:
+        """Open the transaction of the turn that makes *version*, and run the migrations it needs.
+
+        Raises ``SchemaRefused`` if the session's schema is newer than *schema*, or a
+        migration fails on these rows; ``StateTooLarge``. Nothing is left open then.
+        """
+        assert self._turn is None, "a turn is open"
+        assert not self.is_broken, "a broken copy runs no turn"
+        assert version == self._name.version + 1, "a turn makes the next version"
+        if schema.number < self._number:
+            raise SchemaRefused(
+                f"The session has schema number {self._number}; this agent knows {schema.number}.",
+                hint="Run the newer build of the agent.",
+            )
+        self._database.begin()
+        turn = _Turn(self._database, version=version, epoch=epoch, message_id=message_id, number=schema.number)
+        self._turn = turn
+        try:
+            self._prepare(turn, schema)
+        except BaseException:
+            self.rollback()
+            raise
+
+    def _prepare(self, turn: _Turn, schema: Schema) -> None:
+        database = self._database
+        database.expire_statements()
+        turn.sequences = self._sequences()
+        database.authorizer.structural.clear()
+        if self._name.version == EMPTY:
+            turn.reasons.append("the first version")
+        if schema.number > self._number:
+            turn.reasons.append(f"migrated to schema number {schema.number}")
+            schema.migrate(database, after=self._number)
+        database.before_savepoint = turn.state.flush
+        database.after_rollback = self._rolled_back_to_savepoint
+
+    def _rolled_back_to_savepoint(self) -> None:
+        turn = self._open_turn
+        turn.state.forget()
+        turn.history.restore()
+
+    def finish(self, *, wants_digest: bool, wants_snapshot: bool) -> Recorded:
+        """End the handler's part and return the turn's payload; the transaction stays open.
+
+        Name the result with ``set_pending``, then ``commit`` or ``rollback``. On
+        ``StateMisused`` (a value that is not JSON, a foreign key left broken, a
+        transaction lost: then ``is_broken`` is true) and ``StateTooLarge``: ``rollback``.
+        """
+        turn = self._open_turn
+        try:
+            self._complete(turn)
+            return self._recorded(turn, wants_digest=wants_digest, wants_snapshot=wants_snapshot)
+        finally:
+            self.is_broken = self.is_broken or self._database.is_lost
+            turn.close()
+
+    def _complete(self, turn: _Turn) -> None:
+        """Write what the turn leaves, the mark last."""
+        database = self._database
+        database.check_transaction()
+        turn.state.flush()
+        if database.connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
+            raise StateMisused("A deferred foreign key is broken at the end of the turn.")
+        # Full-text tables keep writes in memory until a savepoint or the commit.
+        database.run("SAVEPOINT satchel")
+        database.run("RELEASE satchel")
+        database.run(_UPDATE_TURN, (turn.version, turn.epoch, self._name.state_id, turn.number))
+        turn.reasons += sorted(database.authorizer.structural)
+        if turn.reasons or self._schema_version() != self._facts.schema_version:
+            turn.facts = self._surveyed()
+
+    def _surveyed(self) -> Facts:
+        facts = survey(self._database)
+        foreign = [finding for finding in facts.findings if tables.is_ours(finding.table)]
+        if foreign:
+            raise StateMisused(str(foreign[0]))
+        return facts
+
+    def _recorded(self, turn: _Turn, *, wants_digest: bool, wants_snapshot: bool) -> Recorded:
+        facts = turn.facts or self._facts
+        state_bytes = self.state_bytes
+        raw, seen, reasons = self._changeset(turn, facts)
+        if raw is not None and not reasons:
+            reasons = self._reasons_to_resync(turn, facts, raw, seen, state_bytes, wants_snapshot=wants_snapshot)
+        kind = PayloadKind.SNAPSHOT if raw is None or reasons else PayloadKind.DELTA
+        return Recorded(
+            kind=kind,
+            raw=raw if kind is PayloadKind.DELTA and raw is not None else self._database.image(),
+            changed_rows=_changed_rows(seen, facts),
+            digest=digest(self._database) if wants_digest else None,
+            schema=SchemaName(turn.number, facts.fingerprint),
+            state_bytes=state_bytes,
+            reasons=tuple(reasons),
+        )
+
+    def _changeset(self, turn: _Turn, facts: Facts) -> tuple[bytes | None, Changes, list[str]]:
+        """Return the changeset with what it changes, and why it must not be sent."""
+        assert turn.recorder is not None, "the turn is recorded"
+        try:
+            raw = turn.recorder.changeset()
+            return raw, changes(raw, facts.autoincrement), list(turn.reasons)
+        except (apsw.Error, ValueError) as error:
+            # Both say the same: the recorder could not follow the schema.
+            return None, Changes({}, {}, None), [*turn.reasons, f"no changeset: {error}"]
+
+    def _reasons_to_resync(
+        self, turn: _Turn, facts: Facts, raw: bytes, seen: Changes, state_bytes: int, *, wants_snapshot: bool
+    ) -> list[str]:
+        """Return why a changeset, although it is there, would not bring a copy of the base to this state."""
+        reasons = [str(finding) for finding in facts.findings]
+        if facts.schema_version != self._facts.schema_version:
+            reasons.append("schema_version changed")
+        if wants_snapshot:
+            reasons.append("the hub asked")
+        if self._expected_sequences(turn, seen) != self._sequences():
+            reasons.append("sqlite_sequence is not what the changed rows imply")
+        if len(raw) >= state_bytes:
+            reasons.append("the delta is not smaller than the snapshot")
+        try:
+            check_mark(seen.mark, session_id=self.session_id, version=turn.version, epoch=turn.epoch, base=self._name)
+        except CorruptPayload as error:
+            reasons.append(f"the recorder did not see the end: {error.message}")
+        return reasons
+
+    def _sequences(self) -> dict[str, int]:
+        if not self._facts.autoincrement:
+            return {}
+        return dict(self._database.run("SELECT name, seq FROM main.sqlite_sequence"))
+
+    def _expected_sequences(self, turn: _Turn, seen: Changes) -> dict[str, int]:
+        """Return what a copy's ``sqlite_sequence`` will be after it applied the changes."""
+        expected = dict(turn.sequences)
+        for table, key in seen.largest_keys.items():
+            expected[table] = max(expected.get(table, 0), key)
+        return expected
+
+    def _schema_version(self) -> int:
+        return int(self._database.run("PRAGMA main.schema_version")[0][0])
+
+    def pending_snapshot(self) -> bytes:
+        """Return the image of the pending version."""
+        assert self._turn is not None, "nothing is pending"
+        return self._database.image()
+
+    def set_pending(self, name: StateName) -> None:
+        """Name the finished turn's state."""
+        assert name.version == self._open_turn.version, "the pending state is the turn's"
+        self._pending = name
+
+    def commit(self) -> None:
+        """Make the pending state the committed one."""
+        turn = self._open_turn
+        assert self._pending is not None, "nothing is pending"
+        try:
+            self._database.commit()
+        except BaseException:
+            self.is_broken = True
+            raise
+        self._name, self._pending, self._turn = self._pending, None, None
+        self._number = turn.number
+        self._facts = turn.facts or self._facts
+
+    def rollback(self) -> None:
+        """Undo the open turn, finished or not: the copy is exactly the committed state again. Idempotent."""
+        if self._turn is not None:
+            self._turn.close()
+            self._turn, self._pending = None, None
+            self.is_broken = self.is_broken or self._database.is_lost
+            self._database.rollback()
+
+    def compact(self) -> tuple[bytes, bytes]:
+        """Return the vacuumed image of the committed state, and its digest.
+
+        The rows are read before and after: raises ``CorruptState`` if VACUUM changed them.
+        """
+        assert self._turn is None, "a turn is open"
+        before = digest(self._database)
+        image = self._database.vacuumed()
+        if digest(self._database) != before:
+            raise CorruptState("VACUUM changed the rows of a state.")
+        return image, before
+
+    def close(self) -> None:
+        """Close the copy; an open turn is gone. Idempotent."""
+        if self._turn is not None:
+            self._turn.close()
+            self._turn, self._pending = None, None
+        self._database.close()
+
+
+def _changed_rows(seen: Changes, facts: Facts) -> Counts:
+    shown: Counts = {}
+    for table, (inserted, updated, deleted) in seen.counts.items():
+        name = _shown_name(table, facts)
+        if name is not None:
+            shown[name] = (inserted, updated, deleted)
+    return shown
+
+
+def _shown_name(table: str, facts: Facts) -> str | None:
+    """Return the name a user knows a table by; None if it is not theirs."""
+    if tables.is_ours(table):
+        return None
+    owner, _, suffix = table.rpartition("_")
+    while owner:
+        if owner in facts.virtual:
+            # FTS keeps one row a document in _content, R-Tree one an entry in _rowid.
+            return owner if suffix in {"content", "rowid"} else None
+        owner, _, suffix = owner.rpartition("_")
+    return table
+
+
+def _check_turn_row(database: Database, *, session_id: str, version: Version, number: int) -> None:
+    rows = database.run(_READ_TURN)
+    if rows != [(session_id, version, number)]:
+        raise CorruptState(
+            f"A snapshot says it is {rows}, not session {session_id} at version {version} with schema {number}.",
+            version=version,
+        )
+
+
+def _check_fingerprint(facts: Facts, schema: SchemaName) -> None:
+    if facts.fingerprint != schema.fingerprint:
+        raise CorruptState("The tables of a state are not those of its schema's fingerprint.")
+
+
+def _check_digest(database: Database, expected: bytes | None) -> None:
+    if expected is not None and digest(database) != expected:
+        raise CorruptState("The rows of a state do not have its digest.")
+
+
+def _apply_chain(
+    database: Database, links: Sequence[Link], facts: Facts, *, session_id: str, start: StateName, base: StateName
+) -> None:
+    """Apply deltas to a quiet database at *start* in one transaction; the last must be *base*."""
+    if (links[-1].name if links else start) != base:
+        raise CorruptPayload(f"A chain does not end at version {base.version}, which it is for.")
+    here = start
+    database.begin()
+    try:
+        for link in links:
+            raw = _checked_delta(link, here)
+            apply_delta(database, raw, facts.shapes, session_id=session_id, version=link.name.version, base=here)
+            here = link.name
+        database.commit()
+    except BaseException:
+        database.rollback()
+        raise
+
+
+def _checked_delta(link: Link, base: StateName) -> bytes:
+    """Return a delta's bytes, if they make *link.name* from *base*."""
+    if link.payload.kind is not PayloadKind.DELTA:
+        raise CorruptPayload("A snapshot stands in the middle of a chain.")
+    raw = unseal(link.payload, raw_size_max=limits.STATE_BYTES_MAX)
+    version = Version(base.version + 1)
+    if link.name != StateName(version, next_state_id(base.state_id, version, PayloadKind.DELTA, raw)):
+        raise CorruptPayload(f"The delta of version {version} does not have its state ID.", version=version)
+    return raw
+
+
+def _reopened(database: Database, facts: Facts) -> Database:
+    """Return the database on a connection of its own if full-text tables may remember old pages."""
+    if not facts.virtual:
+        return database
+    image = database.image()
+    database.close()
+    return opened_image(image)
