@@ -1,0 +1,727 @@
+"""Frames to bytes and back. Refuses what it does not know and what is out of shape or bounds.
+
+``link.proto`` is the format. Decoding raises ``PeerViolation`` alone, which names the
+field; whether a payload is what its envelope claims is for those who open it. Fields
+that a newer peer adds are skipped; a frame, code or kind that it adds is refused.
+"""
+
+import datetime as dt
+import enum
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar, assert_never
+
+from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import Message as Protobuf
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from satchel.errors import InvalidRequest, MessageTooLarge, PeerViolation
+from satchel.limits import EVENT_BYTES_MAX, FRAME_BYTES_MAX, ID_LENGTH_MAX, METADATA_BYTES_MAX, TEXT_BYTES_MAX
+from satchel.model import (
+    AgentHandoff,
+    AgentSpec,
+    Content,
+    Encoding,
+    Epoch,
+    FunctionCall,
+    FunctionCallOutput,
+    Item,
+    Link,
+    Message,
+    MessageId,
+    OnBusy,
+    Payload,
+    PayloadKind,
+    SchemaName,
+    SessionId,
+    StateId,
+    StateName,
+    TextDelta,
+    Version,
+    WorkerId,
+    checked_id,
+    rfc3339,
+)
+from satchel.protocol import link_pb2 as pb
+from satchel.protocol.messages import (
+    AttemptName,
+    Cancel,
+    Committed,
+    Event,
+    Failure,
+    FailureCode,
+    HeldState,
+    HubFrame,
+    NeedSnapshot,
+    Ping,
+    Pong,
+    Refused,
+    Register,
+    Registered,
+    Release,
+    Released,
+    Request,
+    Result,
+    WorkerFrame,
+)
+
+_NUMBER_MAX: Final = 2**63 - 1
+"""What a SQL integer holds."""
+
+_STATE_ID_BYTES: Final = 16
+_CHECKSUM_BYTES: Final = 16
+_HASH_BYTES: Final = 32
+
+_SECONDS_MAX: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z, the last second that RFC 3339 can write."""
+
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+
+AnyEnum = TypeVar("AnyEnum", bound=enum.Enum)
+AnyFrame = TypeVar("AnyFrame", pb.WorkerFrame, pb.HubFrame)
+
+
+def encode_worker(frame: WorkerFrame) -> bytes:
+    """Return the bytes of a frame that a worker sends.
+
+    Raises ``InvalidRequest`` for a value that the format cannot hold (text with a
+    lone surrogate, a negative number, a malformed time), ``MessageTooLarge`` over
+    ``FRAME_BYTES_MAX``. The other bounds are kept by whoever makes the frame.
+    """
+    return _bytes_of(frame, _worker_frame)
+
+
+def encode_hub(frame: HubFrame) -> bytes:
+    """Return the bytes of a frame that a hub sends. Raises as ``encode_worker`` does."""
+    return _bytes_of(frame, _hub_frame)
+
+
+def decode_worker(data: bytes) -> WorkerFrame:
+    """Return the frame that a worker sent. Raises ``PeerViolation``."""
+    message = _parsed(data, pb.WorkerFrame)
+    match message.WhichOneof("frame"):
+        case "register":
+            return _read_register(message.register)
+        case "response":
+            return _read_response(message.response)
+        case "released":
+            return Released(_session_id(message.released.session_id))
+        case "ping":
+            return Ping(_number(message.ping.number, "number"))
+        case "pong":
+            return Pong(_number(message.pong.number, "number"))
+        case _:
+            raise _violation("frame", "is of no kind that a worker sends")
+
+
+def decode_hub(data: bytes) -> HubFrame:  # noqa: PLR0911  # one line a frame
+    """Return the frame that a hub sent. Raises ``PeerViolation``."""
+    message = _parsed(data, pb.HubFrame)
+    match message.WhichOneof("frame"):
+        case "registered":
+            return _read_registered(message.registered)
+        case "refused":
+            refused = message.refused
+            return Refused(
+                _text(refused.code, "code"), _text(refused.message, "message"), hint=_text(refused.hint, "hint")
+            )
+        case "request":
+            return _read_request(message.request)
+        case "committed":
+            return Committed(_read_attempt(message.committed.attempt))
+        case "cancel":
+            return Cancel(_read_attempt(message.cancel.attempt), _text(message.cancel.reason, "reason"))
+        case "need_snapshot":
+            return NeedSnapshot(_read_attempt(message.need_snapshot.attempt))
+        case "release":
+            return Release(_session_id(message.release.session_id))
+        case "ping":
+            return Ping(_number(message.ping.number, "number"))
+        case "pong":
+            return Pong(_number(message.pong.number, "number"))
+        case _:
+            raise _violation("frame", "is of no kind that a hub sends")
+
+
+def _bytes_of(frame: Any, build: Any) -> bytes:  # one of our two frame types, and its builder
+    try:
+        data: bytes = build(frame).SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as error:  # protobuf raises ValueError for text and numbers it cannot hold
+        raise InvalidRequest(f"A {type(frame).__name__} cannot be sent: {error}.") from error
+    if len(data) > FRAME_BYTES_MAX:
+        raise MessageTooLarge(
+            f"A {type(frame).__name__} of {len(data)} bytes is over the bound of {FRAME_BYTES_MAX}.",
+            frame_bytes=len(data),
+            frame_bytes_max=FRAME_BYTES_MAX,
+        )
+    return data
+
+
+def _parsed(data: bytes, kind: type[AnyFrame]) -> AnyFrame:
+    if len(data) > FRAME_BYTES_MAX:
+        raise _violation("frame", f"has more than {FRAME_BYTES_MAX} bytes")
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise _violation("frame", "is not protobuf of the link's format") from error
+
+
+# --- worker -> hub, written -----------------------------------------------------------------------
+
+
+def _worker_frame(frame: WorkerFrame) -> pb.WorkerFrame:  # noqa: PLR0911  # one line a frame
+    match frame:
+        case Register():
+            return pb.WorkerFrame(register=_register(frame))
+        case Event():
+            return pb.WorkerFrame(response=_event(frame))
+        case Result():
+            return pb.WorkerFrame(response=_response(frame.attempt, complete=_result(frame)))
+        case Failure():
+            return pb.WorkerFrame(response=_response(frame.attempt, complete=_failure(frame)))
+        case Released(session_id=session_id):
+            return pb.WorkerFrame(released=pb.Released(session_id=session_id))
+        case Ping(number=number):
+            return pb.WorkerFrame(ping=pb.Ping(number=number))
+        case Pong(number=number):
+            return pb.WorkerFrame(pong=pb.Pong(number=number))
+        case _:
+            assert_never(frame)
+
+
+def _register(frame: Register) -> pb.Register:
+    return pb.Register(
+        worker_id=frame.worker_id,
+        protocol_version=frame.protocol_version,
+        build=frame.build,
+        slots=frame.slots,
+        agents=[_agent(agent) for agent in frame.agents],
+        held=[
+            pb.HeldState(session_id=held.session_id, name=_state_name(held.name), state_bytes=held.state_bytes)
+            for held in frame.held
+        ],
+        attempts=[_attempt(attempt) for attempt in frame.attempts],
+        features=frame.features,
+    )
+
+
+def _agent(agent: AgentSpec) -> pb.AgentSpec:
+    return pb.AgentSpec(
+        name=agent.name,
+        schema=_schema(agent.schema),
+        schema_min=agent.schema_min,
+        turn_timeout_s=agent.turn_timeout_s,
+        max_attempts=agent.max_attempts,
+        on_busy=agent.on_busy.value,
+    )
+
+
+def _response(attempt: AttemptName, **content: Any) -> pb.TextMessageResponse:  # fields of the message
+    return pb.TextMessageResponse(
+        message_id=attempt.message_id, session_id=attempt.session_id, epoch=attempt.epoch, **content
+    )
+
+
+def _event(frame: Event) -> pb.TextMessageResponse:
+    attempt, index, item = frame.attempt, frame.index, frame.item
+    match item:
+        case Message():
+            return _response(attempt, index=index, message=_message(item))
+        case TextDelta():
+            return _response(attempt, index=index, text_delta=pb.TextDelta(item_id=item.item_id, text=item.text))
+        case FunctionCall():
+            call = pb.FunctionCall(
+                id=item.id,
+                call_id=item.call_id,
+                name=item.name,
+                arguments=item.arguments,
+                created_at=_timestamp(item.created_at),
+            )
+            return _response(attempt, index=index, function_call=call)
+        case FunctionCallOutput():
+            output = pb.FunctionCallOutput(
+                id=item.id,
+                call_id=item.call_id,
+                name=item.name,
+                output=item.output,
+                is_error=item.is_error,
+                created_at=_timestamp(item.created_at),
+            )
+            return _response(attempt, index=index, function_call_output=output)
+        case AgentHandoff():
+            handoff = pb.AgentHandoff(
+                id=item.id,
+                old_agent_id=item.old_agent_id,
+                new_agent_id=item.new_agent_id,
+                created_at=_timestamp(item.created_at),
+            )
+            return _response(attempt, index=index, agent_handoff=handoff)
+        case _:
+            assert_never(item)
+
+
+def _message(item: Message) -> pb.ChatMessage:
+    return pb.ChatMessage(
+        id=item.id,
+        role=item.role,
+        content=[pb.ChatMessage.ChatContent(text=part.text) for part in item.content],
+        created_at=_timestamp(item.created_at),
+    )
+
+
+def _result(frame: Result) -> pb.TextMessageComplete:
+    state = pb.AgentSessionState(
+        version=frame.name.version,
+        state_id=frame.name.state_id,
+        base=_state_name(frame.base),
+        schema=_schema(frame.schema),
+        digest=frame.digest,
+        state_bytes=frame.state_bytes,
+    )
+    _put_payload(state, frame.payload)
+    return pb.TextMessageComplete(
+        session_state=state,
+        handler_ms=frame.handler_ms,
+        changed_rows={
+            table: pb.RowChanges(inserted=inserted, updated=updated, deleted=deleted)
+            for table, (inserted, updated, deleted) in frame.changed_rows.items()
+        },
+        events=frame.events,
+    )
+
+
+def _failure(frame: Failure) -> pb.TextMessageComplete:
+    error = pb.TextMessageError(
+        message=frame.message,
+        code=pb.TextMessageErrorCode.Name(frame.code.value),
+        held=None if frame.held is None else _state_name(frame.held),
+    )
+    return pb.TextMessageComplete(error=error, handler_ms=frame.handler_ms)
+
+
+# --- hub -> worker, written -----------------------------------------------------------------------
+
+
+def _hub_frame(frame: HubFrame) -> pb.HubFrame:  # noqa: PLR0911  # one line a frame
+    match frame:
+        case Registered():
+            adopted = [_attempt(attempt) for attempt in frame.adopted]
+            return pb.HubFrame(
+                registered=pb.Registered(tenant=frame.tenant, ping_interval_s=frame.ping_interval_s, adopted=adopted)
+            )
+        case Refused():
+            return pb.HubFrame(refused=pb.Refused(code=frame.code, message=frame.message, hint=frame.hint))
+        case Request():
+            return pb.HubFrame(request=_request(frame))
+        case Committed(attempt=attempt):
+            return pb.HubFrame(committed=pb.Committed(attempt=_attempt(attempt)))
+        case Cancel(attempt=attempt, reason=reason):
+            return pb.HubFrame(cancel=pb.Cancel(attempt=_attempt(attempt), reason=reason))
+        case NeedSnapshot(attempt=attempt):
+            return pb.HubFrame(need_snapshot=pb.NeedSnapshot(attempt=_attempt(attempt)))
+        case Release(session_id=session_id):
+            return pb.HubFrame(release=pb.Release(session_id=session_id))
+        case Ping(number=number):
+            return pb.HubFrame(ping=pb.Ping(number=number))
+        case Pong(number=number):
+            return pb.HubFrame(pong=pb.Pong(number=number))
+        case _:
+            assert_never(frame)
+
+
+def _request(frame: Request) -> pb.TextMessageRequest:
+    state = pb.AgentSessionState(
+        version=frame.base.version,
+        state_id=frame.base.state_id,
+        schema=None if frame.schema is None else _schema(frame.schema),
+        digest=frame.digest,
+    )
+    _put_chain(state, frame.base, frame.chain)
+    return pb.TextMessageRequest(
+        text=frame.text,
+        message_id=frame.attempt.message_id,
+        session_id=frame.attempt.session_id,
+        agent_name=frame.agent,
+        metadata=frame.metadata,
+        session_state=state,
+        epoch=frame.attempt.epoch,
+        start_number=frame.start_number,
+        attempt_number=frame.attempt_number,
+        accepted_at_ms=frame.accepted_at_ms,
+        wants_digest=frame.wants_digest,
+        wants_snapshot=frame.wants_snapshot,
+        delta_bytes_max=frame.delta_bytes_max,
+    )
+
+
+def _put_chain(state: pb.AgentSessionState, base: StateName, chain: Sequence[Link]) -> None:
+    """Write *chain* so that a reader of LiveKit's fields alone never takes a part of it for the whole."""
+    assert not chain or chain[-1].name == base, "a chain ends where the request does"
+    if len(chain) == 1:
+        _put_payload(state, chain[0].payload)
+        return
+    for link in chain:
+        written = state.chain.add(
+            version=link.name.version, state_id=link.name.state_id, envelope=_envelope(link.payload)
+        )
+        _put_data(written, link.payload)
+
+
+def _put_payload(state: pb.AgentSessionState, payload: Payload) -> None:
+    state.envelope.CopyFrom(_envelope(payload))
+    _put_data(state, payload)
+
+
+def _put_data(target: pb.AgentSessionState | pb.ChainLink, payload: Payload) -> None:
+    match payload.kind:
+        case PayloadKind.SNAPSHOT:
+            target.snapshot = payload.data
+        case PayloadKind.DELTA:
+            target.delta = payload.data
+        case _:
+            assert_never(payload.kind)
+
+
+def _envelope(payload: Payload) -> pb.Envelope:
+    return pb.Envelope(encoding=payload.encoding.value, raw_size=payload.raw_size, checksum=payload.checksum)
+
+
+def _attempt(attempt: AttemptName) -> pb.AttemptName:
+    return pb.AttemptName(session_id=attempt.session_id, message_id=attempt.message_id, epoch=attempt.epoch)
+
+
+def _state_name(name: StateName) -> pb.StateName:
+    return pb.StateName(version=name.version, state_id=name.state_id)
+
+
+def _schema(schema: SchemaName) -> pb.SchemaName:
+    return pb.SchemaName(number=schema.number, fingerprint=schema.fingerprint)
+
+
+def _timestamp(text: str) -> Timestamp:
+    """Return a time written as ``model.rfc3339`` writes it. Raises ``ValueError``."""
+    if not _RFC3339.fullmatch(text):
+        raise ValueError(f"created_at {text!r} is not RFC 3339 UTC with milliseconds")
+    at = dt.datetime.fromisoformat(text)
+    seconds = int(at.replace(microsecond=0).timestamp())
+    if seconds < 0:
+        raise ValueError(f"created_at {text!r} is before 1970")
+    return Timestamp(seconds=seconds, nanos=at.microsecond * 1000)
+
+
+# --- worker -> hub, read --------------------------------------------------------------------------
+
+
+def _read_register(message: pb.Register) -> Register:
+    if not message.agents:
+        raise _violation("agents", "names none")
+    return Register(
+        worker_id=WorkerId(_id(message.worker_id, "worker_id")),
+        protocol_version=message.protocol_version,
+        build=_label(message.build, "build"),
+        slots=_number(message.slots, "slots", least=1),
+        agents=tuple(_read_agent(agent) for agent in message.agents),
+        held=tuple(
+            HeldState(
+                _session_id(held.session_id),
+                _read_state_name(held.name, "held"),
+                _number(held.state_bytes, "state_bytes"),
+            )
+            for held in message.held
+        ),
+        attempts=tuple(_read_attempt(attempt) for attempt in message.attempts),
+        features=tuple(_label(feature, "features") for feature in message.features),
+    )
+
+
+def _read_agent(message: pb.AgentSpec) -> AgentSpec:
+    schema = _read_schema(message.schema)
+    schema_min = _number(message.schema_min, "schema_min")
+    if schema_min > schema.number:
+        raise _violation("schema_min", "is above the schema's number")
+    return AgentSpec(
+        name=_id(message.name, "agent name"),
+        schema=schema,
+        schema_min=schema_min,
+        turn_timeout_s=_span(message.turn_timeout_s, "turn_timeout_s"),
+        max_attempts=_number(message.max_attempts, "max_attempts", least=1),
+        on_busy=_member(OnBusy, message.on_busy, "on_busy"),
+    )
+
+
+def _read_response(message: pb.TextMessageResponse) -> Event | Result | Failure:
+    attempt = AttemptName(
+        _session_id(message.session_id),
+        MessageId(_id(message.message_id, "message_id")),
+        Epoch(_number(message.epoch, "epoch", least=1)),
+    )
+    if message.WhichOneof("event") == "complete":
+        return _read_complete(attempt, message.complete)
+    return Event(attempt, _number(message.index, "index", least=1), _read_item(message))
+
+
+def _read_item(message: pb.TextMessageResponse) -> Item:
+    match message.WhichOneof("event"):
+        case "message":
+            _check_event_size(message.message)
+            return _read_message(message.message)
+        case "text_delta":
+            _check_event_size(message.text_delta)
+            return TextDelta(message.text_delta.item_id, message.text_delta.text)
+        case "function_call":
+            call = message.function_call
+            _check_event_size(call)
+            return FunctionCall(call.id, call.call_id, call.name, call.arguments, _read_time(call))
+        case "function_call_output":
+            output = message.function_call_output
+            _check_event_size(output)
+            return FunctionCallOutput(
+                output.id, output.call_id, output.name, output.output, _read_time(output), output.is_error
+            )
+        case "agent_handoff":
+            handoff = message.agent_handoff
+            _check_event_size(handoff)
+            old = handoff.old_agent_id if handoff.HasField("old_agent_id") else None
+            return AgentHandoff(handoff.id, handoff.new_agent_id, _read_time(handoff), old)
+        case _:
+            raise _violation("event", "is of no kind that a handler emits")
+
+
+def _read_message(message: pb.ChatMessage) -> Message:
+    if message.role not in pb.ChatRole.values():
+        raise _violation("role", "is unknown")
+    if not all(part.HasField("text") for part in message.content):
+        raise _violation("content", "has a part that is not text")
+    return Message(
+        id=message.id,
+        content=tuple(Content(part.text) for part in message.content),
+        created_at=_read_time(message),
+        role=pb.ChatRole.Name(message.role),
+    )
+
+
+def _read_complete(attempt: AttemptName, message: pb.TextMessageComplete) -> Result | Failure:
+    match message.WhichOneof("result"):
+        case "session_state":
+            return _read_result(attempt, message)
+        case "error":
+            return _read_failure(attempt, message)
+        case _:
+            raise _violation("result", "is missing")
+
+
+def _read_result(attempt: AttemptName, message: pb.TextMessageComplete) -> Result:
+    state = message.session_state
+    name = _named_by(state)
+    base = _read_state_name(state.base, "base")
+    if name.version != base.version + 1:
+        raise _violation("version", "is not the one after its base")
+    return Result(
+        attempt=attempt,
+        name=name,
+        base=base,
+        payload=_read_payload(state),
+        schema=_read_schema(state.schema),
+        state_bytes=_number(state.state_bytes, "state_bytes"),
+        digest=_read_digest(state),
+        changed_rows={table: _read_changes(changes) for table, changes in sorted(message.changed_rows.items())},
+        handler_ms=_span(message.handler_ms, "handler_ms"),
+        events=_number(message.events, "events"),
+    )
+
+
+def _read_changes(message: pb.RowChanges) -> tuple[int, int, int]:
+    return (
+        _number(message.inserted, "changed_rows"),
+        _number(message.updated, "changed_rows"),
+        _number(message.deleted, "changed_rows"),
+    )
+
+
+def _read_failure(attempt: AttemptName, message: pb.TextMessageComplete) -> Failure:
+    error = message.error
+    return Failure(
+        attempt=attempt,
+        code=_member(FailureCode, error.code, "code"),
+        message=_text(error.message, "message"),
+        held=_read_state_name(error.held, "held") if error.HasField("held") else None,
+        handler_ms=_span(message.handler_ms, "handler_ms"),
+    )
+
+
+# --- hub -> worker, read --------------------------------------------------------------------------
+
+
+def _read_registered(message: pb.Registered) -> Registered:
+    interval = _span(message.ping_interval_s, "ping_interval_s")
+    if interval == 0:
+        raise _violation("ping_interval_s", "is zero")
+    return Registered(
+        tenant=_id(message.tenant, "tenant"),
+        ping_interval_s=interval,
+        adopted=tuple(_read_attempt(attempt) for attempt in message.adopted),
+    )
+
+
+def _read_request(message: pb.TextMessageRequest) -> Request:
+    state = message.session_state
+    base = _named_by(state)
+    return Request(
+        attempt=AttemptName(
+            _session_id(message.session_id),
+            MessageId(_id(message.message_id, "message_id")),
+            Epoch(_number(message.epoch, "epoch", least=1)),
+        ),
+        start_number=_number(message.start_number, "start_number", least=1),
+        attempt_number=_number(message.attempt_number, "attempt_number", least=1),
+        agent=_id(message.agent_name, "agent_name"),
+        text=_text(message.text, "text"),
+        metadata=_text(message.metadata, "metadata", most=METADATA_BYTES_MAX),
+        accepted_at_ms=_number(message.accepted_at_ms, "accepted_at_ms"),
+        base=base,
+        chain=_read_chain(state, base),
+        schema=_read_schema(state.schema) if state.HasField("schema") else None,
+        digest=_read_digest(state),
+        wants_digest=message.wants_digest,
+        wants_snapshot=message.wants_snapshot,
+        delta_bytes_max=_number(message.delta_bytes_max, "delta_bytes_max"),
+    )
+
+
+def _read_chain(state: pb.AgentSessionState, base: StateName) -> tuple[Link, ...]:
+    if state.WhichOneof("data"):
+        if state.chain:
+            raise _violation("chain", "stands beside a payload")
+        return (Link(base, _read_payload(state)),)
+    chain = tuple(_read_chain_link(link) for link in state.chain)
+    if chain:
+        _check_chain(chain, base)
+    return chain
+
+
+def _check_chain(chain: Sequence[Link], base: StateName) -> None:
+    """Refuse a chain with a gap, with a snapshot behind its first link, or that ends elsewhere than at *base*."""
+    for before, link in itertools.pairwise(chain):
+        if link.name.version != before.name.version + 1:
+            raise _violation("chain", "has a gap")
+        if link.payload.kind is not PayloadKind.DELTA:
+            raise _violation("chain", "has a snapshot behind its first link")
+    if chain[-1].name != base:
+        raise _violation("chain", "does not end at the state that the request names")
+
+
+def _read_chain_link(message: pb.ChainLink) -> Link:
+    return Link(_named_by(message, least=1), _read_payload(message))
+
+
+# --- fields -------------------------------------------------------------------------------------
+
+
+def _read_payload(message: pb.AgentSessionState | pb.ChainLink) -> Payload:
+    kind = message.WhichOneof("data")
+    if kind is None:
+        raise _violation("data", "is missing")
+    envelope = message.envelope
+    return Payload(
+        kind=PayloadKind(kind),
+        encoding=_member(Encoding, envelope.encoding, "encoding"),
+        raw_size=_number(envelope.raw_size, "raw_size"),
+        checksum=_sized(envelope.checksum, _CHECKSUM_BYTES, "checksum"),
+        data=message.snapshot if kind == "snapshot" else message.delta,
+    )
+
+
+def _named_by(message: pb.AgentSessionState | pb.ChainLink | pb.StateName, *, least: int = 0) -> StateName:
+    return StateName(
+        Version(_number(message.version, "version", least=least)),
+        StateId(_sized(message.state_id, _STATE_ID_BYTES, "state_id")),
+    )
+
+
+def _read_state_name(message: pb.StateName, field: str) -> StateName:
+    if not message.state_id:
+        raise _violation(field, "is missing")
+    return _named_by(message)
+
+
+def _read_schema(message: pb.SchemaName) -> SchemaName:
+    return SchemaName(_number(message.number, "schema number"), _sized(message.fingerprint, _HASH_BYTES, "fingerprint"))
+
+
+def _read_digest(message: pb.AgentSessionState) -> bytes | None:
+    return _sized(message.digest, _HASH_BYTES, "digest") if message.HasField("digest") else None
+
+
+def _read_attempt(message: pb.AttemptName) -> AttemptName:
+    return AttemptName(
+        _session_id(message.session_id),
+        MessageId(_id(message.message_id, "message_id")),
+        Epoch(_number(message.epoch, "epoch", least=1)),
+    )
+
+
+def _read_time(message: pb.ChatMessage | pb.FunctionCall | pb.FunctionCallOutput | pb.AgentHandoff) -> str:
+    at = message.created_at
+    if not message.HasField("created_at") or not 0 <= at.seconds <= _SECONDS_MAX or not 0 <= at.nanos < 10**9:
+        raise _violation("created_at", "is not a time from 1970 to 9999")
+    return rfc3339(at.seconds * 1000 + at.nanos // 1_000_000)
+
+
+def _check_event_size(message: Protobuf) -> None:
+    if message.ByteSize() > EVENT_BYTES_MAX:
+        raise _violation("event", f"has more than {EVENT_BYTES_MAX} bytes")
+
+
+def _session_id(text: str) -> SessionId:
+    return SessionId(_id(text, "session_id"))
+
+
+def _id(text: str, field: str) -> str:
+    try:
+        return checked_id(text, field)
+    except InvalidRequest as error:
+        raise _violation(field, "is not an ID") from error
+
+
+def _label(text: str, field: str) -> str:
+    if len(text) > ID_LENGTH_MAX:
+        raise _violation(field, f"has more than {ID_LENGTH_MAX} characters")
+    return text
+
+
+def _text(text: str, field: str, *, most: int = TEXT_BYTES_MAX) -> str:
+    if len(text.encode()) > most:
+        raise _violation(field, f"has more than {most} bytes")
+    return text
+
+
+def _member(kind: type[AnyEnum], value: object, field: str) -> AnyEnum:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise _violation(field, "is unknown") from error
+
+
+def _number(value: int, field: str, *, least: int = 0) -> int:
+    if not least <= value <= _NUMBER_MAX:
+        raise _violation(field, f"is not a number from {least} to {_NUMBER_MAX}")
+    return value
+
+
+def _span(value: float, field: str) -> float:
+    """Return a length of time."""
+    if not (math.isfinite(value) and value >= 0):
+        raise _violation(field, "is not a length of time")
+    return value
+
+
+def _sized(value: bytes, size: int, field: str) -> bytes:
+    if len(value) != size:
+        raise _violation(field, f"has {len(value)} bytes, not {size}")
+    return value
+
+
+def _violation(field: str, fault: str) -> PeerViolation:
+    return PeerViolation(f"The peer's {field} {fault}.", field=field)

@@ -1,0 +1,208 @@
+"""The rules of a worker link for both roles: who may send which frame when, and when a peer is lost.
+
+Sans-IO: it is handed bytes and the time, and gives back frames and bytes. All that
+changes a link's state is in this file. After an error that side is dead: every later
+call raises ``LinkClosed`` with the reason. One link is used from one thread.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any, Final
+
+from satchel.errors import LinkClosed, LinkError, PeerViolation
+from satchel.limits import PING_INTERVAL_S, PINGS_LOST_MAX
+from satchel.protocol import codec
+from satchel.protocol.messages import (
+    PROTOCOL_VERSION,
+    Cancel,
+    Committed,
+    Event,
+    Failure,
+    Frame,
+    NeedSnapshot,
+    Ping,
+    Pong,
+    Refused,
+    Register,
+    Registered,
+    Release,
+    Released,
+    Request,
+    Result,
+)
+
+
+class Role(enum.StrEnum):
+    WORKER = "worker"
+    HUB = "hub"
+
+    @property
+    def peer(self) -> "Role":
+        return Role.HUB if self is Role.WORKER else Role.WORKER
+
+
+class LinkState(enum.StrEnum):
+    """opened -> registering -> open -> closed; refused, broken or lost: any -> closed."""
+
+    OPENED = "opened"
+    REGISTERING = "registering"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+MOVES: Final[dict[Role, dict[LinkState, dict[type[Frame], LinkState]]]] = {
+    Role.WORKER: {
+        LinkState.OPENED: {Register: LinkState.REGISTERING},
+        LinkState.REGISTERING: {},
+        LinkState.OPEN: {
+            Event: LinkState.OPEN,
+            Result: LinkState.OPEN,
+            Failure: LinkState.OPEN,
+            Released: LinkState.OPEN,
+            Ping: LinkState.OPEN,
+            Pong: LinkState.OPEN,
+        },
+        LinkState.CLOSED: {},
+    },
+    Role.HUB: {
+        LinkState.OPENED: {},
+        LinkState.REGISTERING: {Registered: LinkState.OPEN, Refused: LinkState.CLOSED},
+        LinkState.OPEN: {
+            Request: LinkState.OPEN,
+            Committed: LinkState.OPEN,
+            Cancel: LinkState.OPEN,
+            NeedSnapshot: LinkState.OPEN,
+            Release: LinkState.OPEN,
+            Ping: LinkState.OPEN,
+            Pong: LinkState.OPEN,
+        },
+        LinkState.CLOSED: {},
+    },
+}
+"""What each role may send in each state, and the state after it. Nothing else is legal.
+
+The worker registers first; until the hub has answered, neither sends anything else,
+not even a ping.
+"""
+
+_ENCODE: Final[dict[Role, Callable[[Any], bytes]]] = {Role.WORKER: codec.encode_worker, Role.HUB: codec.encode_hub}
+_DECODE: Final[dict[Role, Callable[[bytes], Frame]]] = {Role.WORKER: codec.decode_worker, Role.HUB: codec.decode_hub}
+
+
+class Link:
+    """One side of a link.
+
+    Call ``receive`` with every frame that arrives and ``tick`` at ``next_deadline``;
+    send what ``send``, ``outgoing`` and ``tick`` return, in order. Times are seconds of
+    any clock that never goes back.
+    """
+
+    def __init__(self, role: Role, *, now: float) -> None:
+        self._role = role
+        self._state = LinkState.OPENED
+        self._reason = "The link is closed."
+        self._ping_interval_s = PING_INTERVAL_S
+        self._ticked_at = now
+        self._pings_sent = 0
+        self._silent_ticks = 0
+        self._answers: list[bytes] = []
+
+    @property
+    def state(self) -> LinkState:
+        return self._state
+
+    def receive(self, data: bytes, now: float) -> list[Frame]:
+        """Return the frames for the shell in *data*: one, or none if it was the heartbeat's.
+
+        Raises ``PeerViolation`` when the peer broke the rules, ``LinkClosed`` when this
+        side is dead. A ping's answer waits in ``outgoing``.
+        """
+        self._check_alive()
+        try:
+            frame = _DECODE[self._role.peer](data)
+            self._check_received(frame)
+        except PeerViolation as error:
+            self._die(error.message)
+            raise
+        self._enter(MOVES[self._role.peer][self._state][type(frame)], frame)
+        if isinstance(frame, Registered):
+            self._ticked_at = now
+        if isinstance(frame, Ping):
+            self._answers.append(_ENCODE[self._role](Pong(frame.number)))
+        if isinstance(frame, Pong):
+            self._silent_ticks = self._pings_sent - frame.number
+        return [] if isinstance(frame, Ping | Pong) else [frame]
+
+    def outgoing(self) -> list[bytes]:
+        """Return what is to be sent because of what was received. Each is returned once."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    def send(self, frame: Frame) -> bytes:
+        """Return the bytes of *frame* for the transport.
+
+        Raises ``LinkClosed`` when this side is dead and ``LinkError`` when the frame is
+        not legal now. What ``codec`` cannot encode raises as it says there; the link
+        lives on, and the frame was not sent.
+        """
+        self._check_alive()
+        after = MOVES[self._role][self._state].get(type(frame))
+        if after is None:
+            raise LinkError(f"A {self._role} does not send {type(frame).__name__} while the link is {self._state}.")
+        data = _ENCODE[self._role](frame)
+        self._enter(after, frame)
+        return data
+
+    def tick(self, now: float) -> list[bytes]:
+        """Return the ping that is due, if one is. Raises ``LinkClosed`` when the peer is lost.
+
+        A peer is lost an interval after it left ``PINGS_LOST_MAX`` pings unanswered. A
+        link that is not open after as much time is lost too.
+        """
+        self._check_alive()
+        if now < self.next_deadline():
+            return []
+        if self._silent_ticks >= PINGS_LOST_MAX:
+            self._die(f"The {self._role.peer} did not answer for {PINGS_LOST_MAX} pings.")
+            self._check_alive()
+        self._silent_ticks += 1
+        # From now, not from the deadline: a process that was suspended sends no burst.
+        self._ticked_at = now
+        if self._state is not LinkState.OPEN:
+            return []
+        self._pings_sent += 1
+        return [_ENCODE[self._role](Ping(self._pings_sent))]
+
+    def next_deadline(self) -> float:
+        """Return when ``tick`` has something to do."""
+        return self._ticked_at + self._ping_interval_s
+
+    def _check_received(self, frame: Frame) -> None:
+        if type(frame) not in MOVES[self._role.peer][self._state]:
+            name = type(frame).__name__
+            raise PeerViolation(f"The {self._role.peer} sent {name} while the link was {self._state}.", field="frame")
+        match frame:
+            case Register(protocol_version=theirs) if theirs != PROTOCOL_VERSION:
+                raise PeerViolation(
+                    f"The worker speaks protocol {theirs}, this hub {PROTOCOL_VERSION}: install the same release.",
+                    field="protocol_version",
+                )
+            case Pong(number=number) if not 0 <= self._pings_sent - number < self._silent_ticks:
+                raise PeerViolation("The peer's number is of no ping that waits for an answer.", field="number")
+
+    def _enter(self, state: LinkState, frame: Frame) -> None:
+        """Make the one move of *frame*, sent or received."""
+        if isinstance(frame, Registered):
+            self._ping_interval_s = frame.ping_interval_s
+            self._silent_ticks = 0
+        if isinstance(frame, Refused):
+            self._reason = f"The hub refused the worker: {frame.message}"
+        self._state = state
+
+    def _die(self, reason: str) -> None:
+        self._reason = reason
+        self._state = LinkState.CLOSED
+
+    def _check_alive(self) -> None:
+        if self._state is LinkState.CLOSED:
+            raise LinkClosed(self._reason)
