@@ -68,6 +68,8 @@ class Session(msgspec.Struct, frozen=True):
     """Its first message's."""
     created_at_ms: int
     updated_at_ms: int
+    snapshot_bytes: int = 0
+    """Encoded bytes of the newest snapshot: the part of ``chain_bytes`` that compaction weighs the rest against."""
 
 
 class Turn(msgspec.Struct, frozen=True):

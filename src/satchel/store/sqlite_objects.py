@@ -1,0 +1,110 @@
+"""The objects over one SQLite file, in a thread of its own, a piece a transaction."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from satchel.errors import CorruptPayload
+from satchel.limits import OBJECT_PIECE_BYTES_MAX
+from satchel.model import SessionId, SessionKey, Tenant
+from satchel.store.base import ObjectName
+from satchel.store.files import connect_objects, connect_reader, objects_path
+from satchel.store.rows import Bindings, Row, key_bindings
+from satchel.store.statements import statements
+from satchel.store.thread import DatabaseThread
+
+_PAGE: Final = 256
+"""Names read at once while sweeping."""
+
+
+class SqliteObjects:
+    """Immutable bytes over one SQLite file. See ``satchel.store.base.Objects``."""
+
+    def __init__(self, path: Path, *, now_ms: Callable[[], int]) -> None:
+        """*path* is the log's: the objects lie beside it, and the log is opened first."""
+        self._sql = statements("objects")
+        self._now_ms = now_ms
+        self._path = objects_path(path)
+        self._witness: apsw.Connection | None = None
+        # One call a transaction: a large object is many of them, and small ones go between.
+        self._writer = DatabaseThread(
+            lambda: connect_objects(path), name="satchel-objects-writer", begin="BEGIN IMMEDIATE", group_max=1
+        )
+        self._reader = DatabaseThread(
+            lambda: connect_reader(self._path), name="satchel-objects-reader", begin="BEGIN", group_max=1
+        )
+
+    async def open(self) -> None:
+        await self._writer.open()
+        await self._reader.open()
+        self._witness = connect_reader(self._path)
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._reader.close()
+        if self._witness is not None:
+            self._witness.close()
+            self._witness = None
+
+    async def put(self, key: SessionKey, data: bytes) -> ObjectName:
+        content_hash = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
+        name = ObjectName(key, content_hash, len(data))
+        bindings: Bindings = {**_bindings(name), "now_ms": self._now_ms(), "size": len(data)}
+        if await self._writer.call(lambda db: db.execute(self._sql["begin_object"], bindings).get):
+            return name
+        for number, offset in enumerate(range(0, len(data), OBJECT_PIECE_BYTES_MAX)):
+            await self._put_piece(name, number, data[offset : offset + OBJECT_PIECE_BYTES_MAX])
+        await self._finish(name)
+        return name
+
+    async def _put_piece(self, name: ObjectName, number: int, piece: bytes) -> None:
+        bindings: Bindings = {**_bindings(name), "number": number, "data": piece}
+        await self._writer.call(lambda db: db.execute(self._sql["put_piece"], bindings).fetchall())
+
+    async def _finish(self, name: ObjectName) -> None:
+        bindings: Bindings = {**_bindings(name), "now_ms": self._now_ms()}
+        await self._writer.call(lambda db: db.execute(self._sql["finish_object"], bindings).fetchall())
+
+    async def get(self, name: ObjectName) -> bytes:
+        def work(db: apsw.Connection) -> bytes:
+            data = b"".join(bytes(row[0]) for row in db.execute(self._sql["pieces"], _bindings(name)))
+            if hashlib.sha256(data).digest() != name.content_hash:
+                raise CorruptPayload("The object is gone or damaged.", content_hash=name.content_hash.hex())
+            return data
+
+        return await self._reader.call(work)
+
+    def holds(self, name: ObjectName) -> bool:
+        """Tell whether an object is whole and durable. For one thread at a time: the log's writer."""
+        assert self._witness is not None, "opened first"
+        return bool(self._witness.execute(self._sql["is_whole"], _bindings(name)).fetchall())
+
+    async def sweepable(self, *, older_than_ms: int) -> AsyncIterator[ObjectName]:
+        after = ObjectName(SessionKey(Tenant(""), SessionId("")), b"", 0)
+        while page := await self._untouched(after, older_than_ms):
+            for name in page:
+                yield name
+            after = page[-1]
+
+    async def _untouched(self, after: ObjectName, older_than_ms: int) -> list[ObjectName]:
+        bindings: Bindings = {**_bindings(after), "older_than_ms": older_than_ms, "limit": _PAGE}
+
+        def work(db: apsw.Connection) -> list[Row]:
+            return db.execute(self._sql["untouched"], bindings).fetchall()
+
+        return [
+            ObjectName(SessionKey(Tenant(tenant), SessionId(session_id)), content_hash, size)
+            for tenant, session_id, content_hash, size in await self._reader.call(work)
+        ]
+
+    async def delete(self, name: ObjectName, *, older_than_ms: int) -> bool:
+        bindings: Bindings = {**_bindings(name), "older_than_ms": older_than_ms}
+        return bool(await self._writer.call(lambda db: db.execute(self._sql["delete_object"], bindings).fetchall()))
+
+
+def _bindings(name: ObjectName) -> Bindings:
+    return {**key_bindings(name.key), "content_hash": name.content_hash}
