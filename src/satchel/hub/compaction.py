@@ -9,12 +9,13 @@ import asyncio
 
 import msgspec
 
+from satchel.errors import VersionExpired
 from satchel.limits import CHAIN_BYTES_MAX, COMPACT_DELTAS_MIN, COMPACT_WEIGHT
 from satchel.model import PayloadKind, SessionKey, Version
 from satchel.state.payload import seal
 from satchel.state.rebuild import RebuildJob, rebuild
 from satchel.store.base import PublishedSnapshot, Session, Store, StoredPayload
-from satchel.store.chain import load_links
+from satchel.store.chain import read_chain
 
 
 def is_due(session: Session) -> bool:
@@ -45,21 +46,26 @@ async def compact(store: Store, key: SessionKey, version: Version) -> bool:
     Raises ``CorruptState``, ``CorruptPayload`` or ``ApplyConflict`` if the stored chain does
     not give the rows that were committed: nothing was published, and the chain is not to be used.
     """
-    chain = await store.log.chain(key, version)
-    target = chain[-1]
-    if len(chain) == 1:
+    try:
+        stored, links = await read_chain(store, key, version)
+    except VersionExpired:
         return False
+    if len(links) == 1:
+        return False
+    target = stored[-1]
     rebuilt = await rebuild(
         RebuildJob(
             session_id=key.session_id,
-            links=await load_links(store, chain),
+            links=links,
             base=target.name,
             schema=target.schema,
             digest=target.digest,
         )
     )
     payload = await asyncio.to_thread(seal, PayloadKind.SNAPSHOT, rebuilt.image)
-    stored = StoredPayload(
+    snapshot = StoredPayload(
         payload=msgspec.structs.replace(payload, data=b""), object=await store.objects.put(key, payload.data)
     )
-    return await store.log.publish(PublishedSnapshot(key=key, name=target.name, payload=stored, digest=rebuilt.digest))
+    return await store.log.publish(
+        PublishedSnapshot(key=key, name=target.name, payload=snapshot, digest=rebuilt.digest)
+    )

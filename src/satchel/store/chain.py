@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from satchel.errors import CorruptPayload
 from satchel.model import Link, Payload, SessionKey, Version
 from satchel.store.base import ChainLink, Store, StoredPayload
 
@@ -13,18 +14,31 @@ async def load_chain(store: Store, key: SessionKey, version: Version) -> tuple[L
 
     Raises ``VersionNotFound``, ``VersionExpired``, ``CorruptPayload`` (an object is damaged).
     """
-    return await load_links(store, await store.log.chain(key, version))
+    _stored, links = await read_chain(store, key, version)
+    return links
+
+
+async def read_chain(store: Store, key: SessionKey, version: Version) -> tuple[Sequence[ChainLink], tuple[Link, ...]]:
+    """Return what ``load_chain`` does, and the stored links it is made of: their digests and schemas."""
+    stored = await store.log.chain(key, version)
+    try:
+        return stored, await _load(store, stored)
+    except CorruptPayload:
+        # Compaction may have published a nearer snapshot, and the old one been swept, since the rows were read.
+        again = await store.log.chain(key, version)
+        if again == stored:
+            raise
+        return again, await _load(store, again)
 
 
 async def load_deltas(store: Store, key: SessionKey, after: Version, upto: Version) -> tuple[Link, ...] | None:
     """Return the deltas ``after+1..upto`` with their bytes; None if one is not a delta or not kept."""
-    links = await store.log.deltas(key, after, upto)
-    return None if links is None else await load_links(store, links)
+    stored = await store.log.deltas(key, after, upto)
+    return None if stored is None else await _load(store, stored)
 
 
-async def load_links(store: Store, links: Sequence[ChainLink]) -> tuple[Link, ...]:
-    """Return stored links with the bytes of their objects, each checked against its name."""
-    return tuple([Link(name=link.name, payload=await _payload(store, link.stored)) for link in links])
+async def _load(store: Store, stored: Sequence[ChainLink]) -> tuple[Link, ...]:
+    return tuple([Link(name=link.name, payload=await _payload(store, link.stored)) for link in stored])
 
 
 async def _payload(store: Store, stored: StoredPayload) -> Payload:

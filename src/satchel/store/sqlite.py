@@ -70,7 +70,7 @@ from satchel.store.rows import (
     turn_row,
     version_row,
 )
-from satchel.store.sqlite_objects import SqliteObjects
+from satchel.store.sqlite_objects import ObjectWitness, SqliteObjects
 from satchel.store.statements import statements
 from satchel.store.thread import DatabaseThread
 
@@ -84,8 +84,8 @@ class SqliteStore:
     def __init__(self, path: Path, lock: StoreLock, *, now_ms: Callable[[], int]) -> None:
         self.location = str(path)
         self._lock = lock
-        objects = SqliteObjects(path, now_ms=now_ms)
-        log = SqliteLog(path, holds_object=objects.holds)
+        log = SqliteLog(path)
+        objects = SqliteObjects(path, now_ms=now_ms, settle_log=log.settle)
         self._parts = (log, objects)
         self.log: Log = log
         self.objects: Objects = objects
@@ -109,10 +109,9 @@ class SqliteStore:
 class SqliteLog:
     """The log over one SQLite file. See ``satchel.store.base.Log``."""
 
-    def __init__(self, path: Path, *, holds_object: Callable[[ObjectName], bool]) -> None:
-        """*holds_object* is asked in the writer's thread, before a row names an object."""
+    def __init__(self, path: Path) -> None:
         self._sql = statements("log")
-        self._holds_object = holds_object
+        self._witness = ObjectWitness(path)
         self._writer = DatabaseThread(
             lambda: connect_log(path), name="satchel-log-writer", begin=WRITE, group_max=GROUP_COMMIT_MAX
         )
@@ -125,6 +124,11 @@ class SqliteLog:
     async def close(self) -> None:
         await self._writer.close()
         await self._reader.close()
+        self._witness.close()
+
+    async def settle(self) -> None:
+        """Wait until every write asked for before this one is durable."""
+        await self._writer.settle()
 
     # --- agents ------------------------------------------------------------------------------
 
@@ -453,7 +457,7 @@ class SqliteLog:
     def _require_objects(self, *names: ObjectName | None) -> None:
         """Raise ``CorruptPayload`` unless the objects are durable: no row may name bytes that can be lost."""
         for name in names:
-            if name is not None and not self._holds_object(name):
+            if name is not None and not self._witness.holds(name):
                 raise CorruptPayload("The object is not in the store.", content_hash=name.content_hash.hex())
 
     def _run(self, db: apsw.Connection, name: str, bindings: Bindings) -> None:

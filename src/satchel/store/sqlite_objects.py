@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +24,15 @@ _PAGE: Final = 256
 class SqliteObjects:
     """Immutable bytes over one SQLite file. See ``satchel.store.base.Objects``."""
 
-    def __init__(self, path: Path, *, now_ms: Callable[[], int]) -> None:
-        """*path* is the log's: the objects lie beside it, and the log is opened first."""
+    def __init__(self, path: Path, *, now_ms: Callable[[], int], settle_log: Callable[[], Awaitable[None]]) -> None:
+        """*path* is the log's: the objects lie beside it, and the log is opened first.
+
+        *settle_log* waits for the log's writes that were asked for before it.
+        """
         self._sql = statements("objects")
         self._now_ms = now_ms
+        self._settle_log = settle_log
         self._path = objects_path(path)
-        self._witness: apsw.Connection | None = None
         # One call a transaction: a large object is many of them, and small ones go between.
         self._writer = DatabaseThread(
             lambda: connect_objects(path), name="satchel-objects-writer", begin="BEGIN IMMEDIATE", group_max=1
@@ -41,14 +44,10 @@ class SqliteObjects:
     async def open(self) -> None:
         await self._writer.open()
         await self._reader.open()
-        self._witness = connect_reader(self._path)
 
     async def close(self) -> None:
         await self._writer.close()
         await self._reader.close()
-        if self._witness is not None:
-            self._witness.close()
-            self._witness = None
 
     async def put(self, key: SessionKey, data: bytes) -> ObjectName:
         content_hash = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
@@ -57,6 +56,7 @@ class SqliteObjects:
         if await self._writer.call(lambda db: db.execute(self._sql["begin_object"], bindings).get):
             return name
         for number, offset in enumerate(range(0, len(data), OBJECT_PIECE_BYTES_MAX)):
+            await self._settle_log()  # the disk is one: a turn that waits for it goes before the next piece
             await self._put_piece(name, number, data[offset : offset + OBJECT_PIECE_BYTES_MAX])
         await self._finish(name)
         return name
@@ -77,11 +77,6 @@ class SqliteObjects:
             return data
 
         return await self._reader.call(work)
-
-    def holds(self, name: ObjectName) -> bool:
-        """Tell whether an object is whole and durable. For one thread at a time: the log's writer."""
-        assert self._witness is not None, "opened first"
-        return bool(self._witness.execute(self._sql["is_whole"], _bindings(name)).fetchall())
 
     async def sweepable(self, *, older_than_ms: int) -> AsyncIterator[ObjectName]:
         after = ObjectName(SessionKey(Tenant(""), SessionId("")), b"", 0)
@@ -104,6 +99,28 @@ class SqliteObjects:
     async def delete(self, name: ObjectName, *, older_than_ms: int) -> bool:
         bindings: Bindings = {**_bindings(name), "older_than_ms": older_than_ms}
         return bool(await self._writer.call(lambda db: db.execute(self._sql["delete_object"], bindings).fetchall()))
+
+
+class ObjectWitness:
+    """Tells the log's writer, in its thread, which objects are durable."""
+
+    def __init__(self, path: Path) -> None:
+        """*path* is the log's. The objects are opened at the first question."""
+        self._path = objects_path(path)
+        self._sql = statements("objects")
+        self._connection: apsw.Connection | None = None
+
+    def holds(self, name: ObjectName) -> bool:
+        """Tell whether an object is whole and durable."""
+        if self._connection is None:
+            self._connection = connect_reader(self._path)
+        return bool(self._connection.execute(self._sql["is_whole"], _bindings(name)).fetchall())
+
+    def close(self) -> None:
+        """Once the writer has ended. Idempotent."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def _bindings(name: ObjectName) -> Bindings:

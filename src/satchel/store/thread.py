@@ -102,6 +102,10 @@ class DatabaseThread:
         result: Result = await call.future
         return result
 
+    async def settle(self) -> None:
+        """Wait until every call made before this one has its outcome."""
+        await self.call(lambda _db: None)
+
     async def close(self) -> None:
         """Finish the calls that were made, and disconnect. Idempotent."""
         if not self._is_closed:
