@@ -9,7 +9,7 @@ SatchelError
 │   └── SessionErased · VersionExpired · AnswerExpired
 ├── TurnError               the turn ended without a commit; the session goes on
 │   ├── Cancelled · TurnRefused · StateTooLarge
-│   ├── HandlerError · StateMisused
+│   ├── HandlerError · StateMisused · TurnMisused
 │   └── TurnTimeout · AttemptsExhausted · NoWorker
 ├── WaitError               wait, then send the same message again
 │   └── SessionBusy · QueueFull · HubDraining · StoreUnavailable
@@ -205,6 +205,12 @@ class HandlerError(TurnError):
 
 class StateMisused(HandlerError):
     """The handler asked its state for something that could not be carried to another worker."""
+
+    hint = "Nothing of this turn is kept."
+
+
+class TurnMisused(HandlerError):
+    """The handler used its turn in a way that cannot work."""
 
     hint = "Nothing of this turn is kept."
 
