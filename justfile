@@ -1,0 +1,27 @@
+# The front door. CI runs the same recipes through .ci/run.
+
+# Install everything, from the lock file.
+setup:
+    uv sync --locked
+
+# Lint, format and types.
+check:
+    uv run ruff check
+    uv run ruff format --check
+    uv run mypy
+
+# All tests.
+test *args:
+    uv run pytest {{ args }}
+
+# The recorder differential over more random programs: just differential 200000
+differential programs="20000":
+    SATCHEL_DIFFERENTIAL_PROGRAMS={{ programs }} uv run pytest tests/differential -q
+
+# Does a turn cost the same on a long session as on a short one?
+bench:
+    uv run python tests/benchmarks/growth.py
+
+# The wheel, installed in an empty environment and used.
+wheel:
+    bash .ci/wheel

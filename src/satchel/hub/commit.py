@@ -1,0 +1,59 @@
+"""Checks an attempt's result against what it was started from. Needs no database.
+
+What is checked here is what a commit promises about bytes: envelope, state ID,
+base, sizes, and the ``_satchel_turn`` row at the end of a delta. The store's
+comparison of (head, state ID, epoch) is the fence; this only keeps damage out.
+"""
+
+import asyncio
+
+from satchel.errors import CorruptPayload
+from satchel.limits import CHAIN_BYTES_MAX, INLINE_BYTES_MAX, STATE_BYTES_MAX
+from satchel.model import PayloadKind, next_state_id
+from satchel.protocol.messages import Result
+from satchel.state.delta import check_turn_mark
+from satchel.state.payload import unseal
+from satchel.store.base import Started
+
+OFF_LOOP_BYTES = 256 * 1024
+"""Hashing and decompressing more than this would hold the event loop for a millisecond."""
+
+DELTA_RAW_BYTES_MAX = 4 * STATE_BYTES_MAX
+"""A changeset holds old and new values; a larger one would have been sent as a snapshot."""
+
+
+async def check_result(result: Result, started: Started) -> None:
+    """Raise ``CorruptPayload`` that names what is wrong with *result*."""
+    if result.payload.raw_size > OFF_LOOP_BYTES:
+        await asyncio.to_thread(_check, result, started)
+    else:
+        _check(result, started)
+
+
+def _check(result: Result, started: Started) -> None:
+    head, payload = started.session.head, result.payload
+    if result.base != head:
+        raise CorruptPayload("The result's base is not the head its attempt was started from.")
+    if result.name.version != head.version + 1:
+        raise CorruptPayload("The result's version does not follow its base.")
+    is_snapshot = payload.kind is PayloadKind.SNAPSHOT
+    if not is_snapshot and head.version == 0:
+        raise CorruptPayload("The first version of a session is a snapshot.")
+    if payload.size > CHAIN_BYTES_MAX or result.state_bytes > STATE_BYTES_MAX:
+        raise CorruptPayload("The result is over the bounds that its request named.")
+    raw = unseal(payload, raw_size_max=STATE_BYTES_MAX if is_snapshot else DELTA_RAW_BYTES_MAX)
+    if next_state_id(head.state_id, result.name.version, payload.kind, raw) != result.name.state_id:
+        raise CorruptPayload("The result's state ID is not that of its bytes.")
+    if not is_snapshot:
+        check_turn_mark(
+            raw,
+            session_id=started.turn.key.session_id,
+            version=result.name.version,
+            epoch=result.attempt.epoch,
+            base=head,
+        )
+
+
+def rests_inline(result: Result) -> bool:
+    """Tell whether the payload rests in the log: a small delta does, a snapshot never."""
+    return result.payload.kind is PayloadKind.DELTA and result.payload.size <= INLINE_BYTES_MAX

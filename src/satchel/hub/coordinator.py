@@ -1,0 +1,271 @@
+"""Meets all the others: messages come in, runners run them, workers' frames find their runner.
+
+It owns the tasks: one per session with work, and the background ones (compaction,
+sweeping). It decides nothing: admission is the store's transaction, the choice of a
+worker the router's, the life of a turn the runner's.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from satchel.errors import HubDraining, LinkRefused, SatchelError, SchemaRefused
+from satchel.hub import compaction
+from satchel.hub.fleet import Fleet, Member
+from satchel.hub.runner import SessionRunner
+from satchel.hub.settings import HubSettings
+from satchel.hub.stream import TurnStream
+from satchel.hub.telemetry import Telemetry
+from satchel.limits import OBJECT_GRACE_S
+from satchel.model import AgentSpec, MessageId, SessionKey, Tenant
+from satchel.protocol.messages import (
+    AttemptName,
+    Cancel,
+    Event,
+    Failure,
+    FailureCode,
+    Frame,
+    Register,
+    Released,
+    Result,
+)
+from satchel.store.base import NewTurn, Session, Store, Turn
+from satchel.store.sweep import sweep
+
+logger = logging.getLogger("satchel.hub")
+
+TRIM_EVERY_VERSIONS = 32
+"""Retention is applied once in this many versions of a session: one small write in 32 turns."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A message and where its events are: in memory while it is unfinished, else in the store."""
+
+    turn: Turn
+    stream: TurnStream | None
+
+
+class Coordinator:
+    """One hub's work on one store. ``open`` before use, ``close`` after."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settings: HubSettings,
+        telemetry: Telemetry,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.store = store
+        self.fleet = Fleet()
+        self.settings = settings
+        self.telemetry = telemetry
+        self.now_ms = now_ms
+        self._runners: dict[SessionKey, SessionRunner] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._agents: dict[tuple[Tenant, str], AgentSpec] = {}
+        self._compacting: set[SessionKey] = set()
+        self._damaged: set[SessionKey] = set()
+        self._one_compaction = asyncio.Semaphore(1)
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Take up every unfinished turn of the store, and start the background work."""
+        self._is_open = True
+        for turn in await self.store.log.unfinished():
+            self._runner(turn.key).enqueue(turn)
+        for runner in list(self._runners.values()):
+            self._run(runner)
+        self._spawn(self._sweep())
+
+    async def close(self) -> None:
+        """Stop. Running turns stay in the store and are taken up by the next hub. Idempotent."""
+        self._is_open = False
+        for runner in self._runners.values():
+            for stream in runner.streams.values():
+                stream.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- messages ----------------------------------------------------------------------------
+
+    async def send(self, new: NewTurn) -> Delivery:
+        """Admit a message and see that it runs. Raises what ``Log.admit`` raises, ``HubDraining``."""
+        if not self._is_open:
+            raise HubDraining
+        admission = await self.store.log.admit(new, queue_length_max=self.settings.queue_length_max)
+        if admission.is_repeat:
+            return await self.deliver(new.key, new.message_id)
+        return self._take(admission.turn)
+
+    async def deliver(self, key: SessionKey, message_id: MessageId) -> Delivery:
+        """Find a known message's events. Raises ``SessionNotFound``, ``MessageNotFound``."""
+        runner = self._runners.get(key)
+        stream = runner.streams.get(message_id) if runner is not None else None
+        turn = await self.store.log.turn(key, message_id)
+        if stream is not None:
+            return Delivery(turn=turn, stream=stream)
+        return Delivery(turn=turn, stream=None) if turn.status.is_final else self._take(turn)
+
+    async def cancel(self, key: SessionKey, message_id: MessageId) -> Turn:
+        """Cancel a message unless it has ended; return it as it stands."""
+        turn = await self.store.log.cancel(key, message_id, now_ms=self.now_ms())
+        runner = self._runners.get(key)
+        if runner is not None:
+            runner.ended(turn)
+        return turn
+
+    def _take(self, turn: Turn) -> Delivery:
+        runner = self._runner(turn.key)
+        is_idle = not runner.streams
+        stream = runner.enqueue(turn)
+        if is_idle:
+            self._run(runner)
+        return Delivery(turn=turn, stream=stream)
+
+    def _runner(self, key: SessionKey) -> SessionRunner:
+        runner = self._runners.get(key)
+        if runner is None:
+            runner = self._runners[key] = SessionRunner(key, self)
+        return runner
+
+    def _run(self, runner: SessionRunner) -> None:
+        async def run() -> None:
+            self.telemetry.sessions.inc()
+            try:
+                await runner.run()
+            finally:
+                self.telemetry.sessions.dec()
+                self._runners.pop(runner.key, None)
+
+        self._spawn(run())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- workers -----------------------------------------------------------------------------
+
+    async def join(self, member: Member, register: Register) -> tuple[AttemptName, ...]:
+        """Take a worker; return the attempts it is to go on with. Raises ``LinkRefused``.
+
+        A schema number that is known with another fingerprint is refused: the agent's
+        schema was changed without a migration.
+        """
+        for spec in register.agents:
+            try:
+                await self.store.log.register_agent(member.tenant, spec)
+            except SchemaRefused as error:
+                raise LinkRefused(error.message, hint=error.hint) from error
+            self._agents[(member.tenant, spec.name)] = spec
+        replaced = self.fleet.join(member)
+        if replaced is not None:
+            self._lose(replaced)
+        self.telemetry.workers.set(len(list(self.fleet)))
+        adopted = []
+        for name in register.attempts:
+            runner = self._runners.get(SessionKey(member.tenant, name.session_id))
+            if runner is not None and runner.adopt(member, name):
+                member.busy.add(name)
+                adopted.append(name)
+        return tuple(adopted)
+
+    def welcome(self, member: Member, register: Register, adopted: tuple[AttemptName, ...]) -> None:
+        """Begin to use a worker that was told that it is registered."""
+        for name in register.attempts:
+            if name not in adopted:
+                member.send(Cancel(name, reason="another attempt or answer took its place"))
+        self.fleet.grant()
+
+    def leave(self, member: Member) -> None:
+        """Lose a worker whose link is closed: its attempts run again elsewhere. Idempotent."""
+        self.fleet.leave(member)
+        self.telemetry.workers.set(len(list(self.fleet)))
+        self._lose(member)
+
+    def _lose(self, member: Member) -> None:
+        for runner in list(self._runners.values()):
+            if runner.key.tenant == member.tenant:
+                runner.lost(member)
+
+    def receive(self, member: Member, frame: Frame) -> None:
+        """Give a worker's frame to the session it speaks of. Raises ``PeerViolation``."""
+        match frame:
+            case Event() | Result() | Failure():
+                runner = self._runners.get(SessionKey(member.tenant, frame.attempt.session_id))
+                if runner is not None:
+                    runner.receive(member, frame)
+                is_over = isinstance(frame, Result) or (
+                    isinstance(frame, Failure) and frame.code is not FailureCode.SESSION_STATE_NOT_FOUND
+                )
+                if is_over:
+                    self.fleet.vacate(member, frame.attempt)
+            case Released():
+                member.held.pop(frame.session_id, None)
+            case _:
+                pass  # the link's own frames end at the link
+        self.telemetry.running.set(sum(len(each.busy) for each in self.fleet))
+
+    # --- what a runner asks --------------------------------------------------------------------
+
+    def agent(self, key: SessionKey, name: str) -> AgentSpec | None:
+        """Return an agent as last registered with this hub."""
+        return self._agents.get((key.tenant, name))
+
+    def wants_digest(self, session: Session) -> bool:
+        """Tell whether the next version should come with a digest: it is what compaction compares."""
+        return compaction.is_due(session) and session.key not in self._compacting
+
+    def wants_snapshot(self, key: SessionKey) -> bool:
+        """Tell whether the stored chain is damaged, so that a whole state must replace it."""
+        return key in self._damaged
+
+    def committed(self, session: Session) -> None:
+        """Do what follows a commit and nobody waits for."""
+        key = session.key
+        if session.snapshot_version == session.head.version:
+            self._damaged.discard(key)
+        if session.digest is not None and compaction.is_due(session) and key not in self._compacting:
+            self._compacting.add(key)
+            self._spawn(self._compact(session))
+        elif session.head.version % TRIM_EVERY_VERSIONS == 0:
+            self._spawn(self._trim(key))
+
+    async def _compact(self, session: Session) -> None:
+        key = session.key
+        try:
+            async with self._one_compaction:
+                done = await compaction.compact(self.store, key, session.head.version)
+            self.telemetry.compactions.labels("done" if done else "not needed").inc()
+            await self._trim(key)
+        except SatchelError as error:
+            self.telemetry.compactions.labels("failed").inc()
+            self._damaged.add(key)
+            logger.exception(
+                "a chain could not be rebuilt",
+                extra={"session_id": key.session_id, "version": session.head.version, "error": str(error)},
+            )
+        finally:
+            self._compacting.discard(key)
+
+    async def _trim(self, key: SessionKey) -> None:
+        try:
+            await self.store.log.trim(
+                key, retain_versions=self.settings.retain_versions, retain_answers=self.settings.retain_answers
+            )
+        except SatchelError:  # kept a little longer: the next trim deletes it
+            logger.exception("retention failed", extra={"session_id": key.session_id})
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await sweep(self.store, now_ms=self.now_ms())
+            except SatchelError:  # the next round sweeps it
+                logger.exception("sweeping failed")
+            await asyncio.sleep(OBJECT_GRACE_S / 4)

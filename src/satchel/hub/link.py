@@ -1,0 +1,118 @@
+"""One worker's link at the hub: moves frames between a transport and the coordinator.
+
+It holds no rules: what may come when, and when a silent peer is lost, is
+``protocol.link``'s; what a frame means is the coordinator's.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from satchel.errors import LinkClosed, LinkError, LinkRefused, PeerViolation
+from satchel.hub.coordinator import Coordinator
+from satchel.hub.fleet import Member
+from satchel.model import Tenant
+from satchel.protocol.link import Link, Role
+from satchel.protocol.messages import Frame, HubFrame, Refused, Register, Registered
+from satchel.protocol.transport import Transport
+
+logger = logging.getLogger("satchel.hub.link")
+
+
+async def serve_worker(transport: Transport, *, tenant: Tenant, coordinator: Coordinator) -> None:
+    """Serve one worker until its link closes, then lose it. Always closes the transport."""
+    await _ServedLink(transport, tenant, coordinator).run()
+
+
+class _ServedLink:
+    def __init__(self, transport: Transport, tenant: Tenant, coordinator: Coordinator) -> None:
+        self._transport = transport
+        self._tenant = tenant
+        self._coordinator = coordinator
+        self._link = Link(Role.HUB, now=time.monotonic())
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._member: Member | None = None
+
+    async def run(self) -> None:
+        reason = ""
+        writer = asyncio.create_task(self._write())
+        reader = asyncio.create_task(self._read())
+        timer = asyncio.create_task(self._tick())
+        try:
+            done, _ = await asyncio.wait({writer, reader, timer}, return_when=asyncio.FIRST_COMPLETED)
+            reason = str(next(iter(done)).exception() or "")
+        finally:
+            for task in (writer, reader, timer):
+                task.cancel()
+            if self._member is not None:
+                self._coordinator.leave(self._member)
+                logger.info("worker left", extra={"worker_id": self._member.worker_id, "reason": reason})
+            await asyncio.gather(writer, reader, timer, return_exceptions=True)
+            await self._transport.close(reason)
+
+    def _send(self, frame: HubFrame) -> None:
+        with contextlib.suppress(LinkError):  # the link is dead: the reader or the timer says so
+            self._outgoing.put_nowait(self._link.send(frame))
+
+    async def _write(self) -> None:
+        while True:
+            await self._transport.send(await self._outgoing.get())
+
+    async def _read(self) -> None:
+        async for frame in self._frames():
+            if isinstance(frame, Register):
+                await self._register(frame)
+            elif self._member is not None:
+                try:
+                    self._coordinator.receive(self._member, frame)
+                except PeerViolation as error:
+                    logger.error(  # noqa: TRY400  # the peer's fault, not ours: no traceback
+                        "the worker broke the rules",
+                        extra={"worker_id": self._member.worker_id, "error": str(error)},
+                    )
+                    raise
+
+    async def _frames(self) -> AsyncIterator[Frame]:
+        while True:
+            data = await self._transport.receive()
+            for frame in self._link.receive(data, time.monotonic()):
+                logger.debug("← %s", type(frame).__name__)
+                yield frame
+            for answer in self._link.outgoing():
+                self._outgoing.put_nowait(answer)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(max(self._link.next_deadline() - time.monotonic(), 0.01))
+            for ping in self._link.tick(time.monotonic()):
+                self._outgoing.put_nowait(ping)
+
+    async def _register(self, register: Register) -> None:
+        member = Member(self._tenant, register, send=self._send, connected_at_ms=self._coordinator.now_ms())
+        try:
+            adopted = await self._coordinator.join(member, register)
+        except LinkRefused as error:
+            refused = Refused(code=error.code, message=error.message, hint=error.hint)
+            await self._transport.send(self._link.send(refused))
+            raise LinkClosed(error.message) from error
+        self._member = member
+        self._send(
+            Registered(
+                tenant=self._tenant,
+                ping_interval_s=self._coordinator.settings.ping_interval_s,
+                adopted=adopted,
+            )
+        )
+        self._coordinator.welcome(member, register, adopted)
+        logger.info(
+            "worker joined",
+            extra={
+                "worker_id": member.worker_id,
+                "agents": sorted(member.agents),
+                "slots": member.slots,
+                "warm_sessions": len(member.held),
+                "adopted": len(adopted),
+            },
+        )

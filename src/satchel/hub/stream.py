@@ -1,0 +1,170 @@
+"""One message's events in the owner hub's memory, and reading them by cursor.
+
+Uncommitted events live only here. A restart drops what the lost attempt sent;
+every reader keeps its own cursor, and none slows the turn.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from satchel.errors import PeerViolation
+from satchel.limits import TURN_EVENTS_BYTES_MAX
+from satchel.model import (
+    SEQ_PER_START,
+    Accepted,
+    AgentHandoff,
+    Complete,
+    FunctionCall,
+    FunctionCallOutput,
+    Item,
+    Message,
+    Restarted,
+    TextDelta,
+    TurnEvent,
+    rfc3339,
+)
+from satchel.store.base import Turn
+
+ITEM_TYPES: dict[type, str] = {
+    Message: "message",
+    TextDelta: "text_delta",
+    FunctionCall: "function_call",
+    FunctionCallOutput: "function_call_output",
+    AgentHandoff: "agent_handoff",
+}
+
+
+class TurnStream:
+    """The events of one message while it is queued or running, and shortly after."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._start = max(turn.starts, 1)
+        self._index = 0
+        self._bytes = 0
+        self._texts: list[str] = []
+        self._changed = asyncio.Event()
+        self._since = time.perf_counter()
+        self.is_done = False
+        self._is_cut = False
+        self._accepted = self._line(
+            1, 0, "accepted", Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
+        )
+        self._events: list[tuple[int, bytes]] = [(SEQ_PER_START, self._accepted)]
+        if turn.starts > 1:
+            self._append("restarted", Restarted(reason="the hub took the turn up again"), index=0)
+
+    @property
+    def answer(self) -> str:
+        """The texts said so far in this start, joined by newlines."""
+        return "\n".join(self._texts)
+
+    @property
+    def start_number(self) -> int:
+        return self._start
+
+    def age_ms(self) -> float:
+        """Milliseconds since this hub took the message."""
+        return 1000 * (time.perf_counter() - self._since)
+
+    def restart(self, start_number: int, reason: str) -> None:
+        """Begin the events of start *start_number*; the first has nothing to drop."""
+        self._start, self._index, self._bytes, self._texts = start_number, 0, 0, []
+        if start_number > 1:
+            del self._events[1:]
+            self._append("restarted", Restarted(reason=reason), index=0)
+
+    def add(self, index: int, item: Item) -> None:
+        """Append an attempt's *index*-th event. Raises ``PeerViolation`` for a gap or too much."""
+        if index <= self._index:
+            return  # sent again after an adoption
+        if index != self._index + 1:
+            raise PeerViolation(f"Event {index} follows event {self._index}.")
+        if isinstance(item, Message):
+            self._texts.append(item.text)
+        self._append(ITEM_TYPES[type(item)], item, index=index)
+        if self._bytes > TURN_EVENTS_BYTES_MAX:
+            raise PeerViolation("The attempt sent more event bytes than one attempt may.")
+
+    def last(self, complete: Complete) -> bytes:
+        """Return the line that ``finish`` would append: it is stored before it is shown."""
+        return self._line(self._start, self._index + 1, "complete", complete)
+
+    def lines(self) -> bytes:
+        """Return what is stored with the commit, without the last line."""
+        return b"".join(line for _, line in self._events)
+
+    def finish(self, complete: Complete) -> None:
+        """Append the last event and let the readers go."""
+        self.is_done = True
+        self._append("complete", complete, index=self._index + 1)
+
+    def cut(self) -> None:
+        """Let the readers go without an end: the hub stops, and they resume at the next one."""
+        self._is_cut = True
+        self._changed.set()
+
+    async def read(self, after: int) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """Yield batches of (seq, line) with ``seq > after``, until the last event was among them.
+
+        The last event is always sent: a reader that is past it asked whether it ended.
+        A hub that stops ends the reading without it.
+        """
+        while True:
+            changed = self._changed
+            batch = [event for event in self._events if event[0] > after]
+            if self.is_done and not batch:
+                batch = self._events[-1:]
+            if batch:
+                after = batch[-1][0]
+                yield batch
+            elif self._is_cut:
+                return
+            else:
+                await changed.wait()
+            if self.is_done and after >= self._events[-1][0]:
+                return
+
+    def _append(self, kind: str, content: object, *, index: int) -> None:
+        line = self._line(self._start, index, kind, content)
+        self._index = index
+        self._bytes += len(line)
+        self._events.append((self._start * SEQ_PER_START + index, line))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _line(self, start: int, index: int, kind: str, content: object) -> bytes:
+        return event_line(self._turn, start * SEQ_PER_START + index, start, kind, content)
+
+
+def event_line(turn: Turn, seq: int, attempt: int, kind: str, content: object) -> bytes:
+    """Return one event as a line of JSON."""
+    named: dict[str, Any] = {kind: content}  # the field is named like the type
+    event = TurnEvent(
+        seq=seq,
+        attempt=attempt,
+        type=kind,
+        session_id=turn.key.session_id,
+        message_id=turn.message_id,
+        **named,
+    )
+    return msgspec.json.encode(event) + b"\n"
+
+
+def ended_lines(turn: Turn, complete: Complete, *, after: int) -> list[tuple[int, bytes]]:
+    """Return what a reader of a turn that ended without a commit gets: accepted, and its end.
+
+    The events between were provisional and are gone. The end's number follows *after*,
+    so that the cursor rises for a reader that saw them.
+    """
+    start = max(turn.starts, 1)
+    events = []
+    if after < SEQ_PER_START:
+        accepted = Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
+        events.append((SEQ_PER_START, event_line(turn, SEQ_PER_START, 1, "accepted", accepted)))
+    seq = max(after + 1, start * SEQ_PER_START + 1)
+    return [*events, (seq, event_line(turn, seq, start, "complete", complete))]

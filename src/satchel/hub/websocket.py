@@ -1,0 +1,41 @@
+"""A worker's WebSocket as a transport, on the hub's side."""
+
+import contextlib
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from satchel.errors import LinkClosed, PeerViolation
+from satchel.limits import FRAME_BYTES_MAX
+
+NORMAL_CLOSURE = 1000
+"""RFC 6455, section 7.4.1."""
+
+
+class WebSocketTransport:
+    """Frames over an accepted WebSocket."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+
+    async def send(self, frame: bytes) -> None:
+        try:
+            await self._websocket.send_bytes(frame)
+        except (WebSocketDisconnect, RuntimeError, OSError) as error:  # Starlette raises RuntimeError once it is closed
+            raise LinkClosed from error
+
+    async def receive(self) -> bytes:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise LinkClosed(message.get("reason") or "")
+        data = message.get("bytes")
+        if not isinstance(data, bytes):
+            raise PeerViolation("A link carries binary frames only.")
+        if len(data) > FRAME_BYTES_MAX:
+            raise PeerViolation(f"A frame has at most {FRAME_BYTES_MAX} bytes.")
+        return data
+
+    async def close(self, reason: str = "") -> None:
+        if self._websocket.application_state is not WebSocketState.CONNECTED:
+            return
+        with contextlib.suppress(RuntimeError, OSError):  # the peer was first
+            await self._websocket.close(NORMAL_CLOSURE, reason[:120])

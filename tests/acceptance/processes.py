@@ -1,0 +1,224 @@
+"""Real hubs and workers as processes on free ports, started and always stopped."""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import msgspec
+
+APPS = pathlib.Path(__file__).parent / "apps"
+PATIENCE_S = 30.0
+"""How long anything is waited for before the test fails: never how long it takes."""
+
+
+class Process:
+    """A ``satchel`` command with its output collected."""
+
+    def __init__(self, *args: str, env: dict[str, str] | None = None, cwd: pathlib.Path | None = None) -> None:
+        self._args = args
+        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._cwd = cwd
+        self.output = ""
+        self.child: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._grew = asyncio.Event()
+
+    async def start(self) -> None:
+        self.output = ""
+        self.child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "satchel",
+            *self._args,
+            env=self._env,
+            cwd=self._cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.child is not None
+        assert self.child.stdout is not None
+        while piece := await self.child.stdout.read(65536):
+            self.output += piece.decode()
+            self._grew.set()
+        self._grew.set()
+
+    async def saw(self, pattern: str) -> re.Match[str]:
+        """Wait until the output matches."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not (match := re.search(pattern, self.output)):
+                assert self._reader is not None
+                assert not self._reader.done(), f"{self._args} ended:\n{self.output}"
+                self._grew.clear()
+                await self._grew.wait()
+        return match
+
+    async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Signal the process and wait for its end."""
+        if self.child is None:
+            return 0
+        with contextlib.suppress(ProcessLookupError):
+            self.child.send_signal(how)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                code = await self.child.wait()
+        except TimeoutError:
+            self.child.kill()
+            raise
+        assert self._reader is not None
+        await self._reader
+        return code
+
+    async def kill(self) -> None:
+        await self.stop(signal.SIGKILL)
+
+
+class Fleet:
+    """One hub on one store, its workers, and a client of its HTTP API."""
+
+    def __init__(self, folder: pathlib.Path, *, env: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.gates = folder / "gates"
+        self.gates.mkdir(exist_ok=True)
+        self.env = {"PROBE_GATES": str(self.gates), **(env or {})}
+        self.url = ""
+        self.hub: Process | None = None
+        self.workers: list[Process] = []
+        self.http = httpx.AsyncClient(timeout=PATIENCE_S)
+
+    async def start_hub(self) -> Process:
+        """Start the hub, on the same port and store as before if there was one."""
+        port = self.url.rpartition(":")[2] or "0"
+        self.hub = Process("hub", "--port", port, "--store", str(self.folder / "hub.db"), env=self.env)
+        await self.hub.start()
+        self.url = (await self.hub.saw(r"hub +(http://\S+)"))[1]
+        return self.hub
+
+    async def start_worker(self, app: str = "probe.py", *args: str) -> Process:
+        """Start a worker and wait until the hub lists it."""
+        path = pathlib.Path(app) if pathlib.Path(app).is_absolute() else APPS / app
+        process = Process("worker", str(path), "--hub", self.url, *args, env=self.env)
+        before = len(await self.list_workers())
+        await process.start()
+        self.workers.append(process)
+
+        async def joined() -> bool:
+            assert process.child is not None
+            assert process.child.returncode is None, process.output
+            return len(await self.list_workers()) > before
+
+        await until(joined)
+        return process
+
+    async def stop(self) -> None:
+        for process in [*self.workers, *([self.hub] if self.hub else [])]:
+            if process.child is not None and process.child.returncode is None:
+                await process.stop()
+        await self.http.aclose()
+
+    # --- what a client does ------------------------------------------------------------------
+
+    async def post(
+        self, session: str, text: str, *, headers: dict[str, str] | None = None, **body: Any
+    ) -> httpx.Response:
+        """Send a message and wait for its one JSON answer."""
+        return await self.http.post(
+            f"{self.url}/v1/sessions/{session}/messages",
+            json={"text": text, "agent": "probe", **body},
+            headers={"Accept": "application/json", **(headers or {})},
+        )
+
+    async def send(self, session: str, text: str, **body: Any) -> list[dict[str, Any]]:
+        """Send a message and return all its events."""
+        response = await self.http.post(
+            f"{self.url}/v1/sessions/{session}/messages", json={"text": text, "agent": "probe", **body}
+        )
+        assert response.status_code == 200, response.text
+        return [msgspec.json.decode(line) for line in response.text.splitlines() if line]
+
+    async def get(self, path: str, **params: Any) -> Any:
+        response = await self.http.get(f"{self.url}/v1{path}", params=params, headers={"Accept": "application/json"})
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def events(self, session: str, message_id: str, after: int = -1) -> list[dict[str, Any]]:
+        params = {} if after < 0 else {"after": after}
+        response = await self.http.get(f"{self.url}/v1/sessions/{session}/messages/{message_id}", params=params)
+        assert response.status_code == 200, response.text
+        return [msgspec.json.decode(line) for line in response.text.splitlines() if line]
+
+    async def list_workers(self) -> list[dict[str, Any]]:
+        return list((await self.get("/workers"))["workers"])
+
+    async def transcript(self, session: str) -> list[dict[str, Any]]:
+        return list((await self.get(f"/sessions/{session}/messages"))["messages"])
+
+    # --- gates -------------------------------------------------------------------------------
+
+    async def started(self, message_id: str, attempt: int = 1) -> None:
+        """Wait until the handler of an attempt is inside its gate."""
+        path = self.gates / f"{message_id}.started.{attempt}"
+
+        async def there() -> bool:
+            return path.exists()
+
+        await until(there)
+
+    @contextlib.asynccontextmanager
+    async def held(self, session: str, message_id: str) -> AsyncIterator[None]:
+        """Keep a turn of *session* running while the body runs."""
+        turn = asyncio.create_task(self.send(session, "wait x", message_id=message_id))
+        await self.started(message_id)
+        try:
+            yield
+        finally:
+            self.open_gate(message_id)
+            await turn
+
+    def open_gate(self, message_id: str) -> None:
+        (self.gates / f"{message_id}.go").touch()
+
+
+async def until(claim: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until *claim* holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await claim():
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def fleet(
+    folder: pathlib.Path, *, workers: int = 1, env: dict[str, str] | None = None, args: tuple[str, ...] = ()
+) -> AsyncIterator[Fleet]:
+    """Run a hub and *workers* workers of the probe agent while the body runs."""
+    running = Fleet(folder, env=env)
+    try:
+        await running.start_hub()
+        for _ in range(workers):
+            await running.start_worker("probe.py", *args)
+        yield running
+    finally:
+        await running.stop()
+
+
+def turn_of(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the last event says that the turn cost."""
+    return dict(events[-1]["complete"]["turn"])
+
+
+def version_of(events: list[dict[str, Any]]) -> int:
+    return int(events[-1]["complete"]["session_state"]["version"])
+
+
+def texts_of(events: list[dict[str, Any]]) -> list[str]:
+    return [event["message"]["content"][0]["text"] for event in events if event["type"] == "message"]
