@@ -1,0 +1,274 @@
+"""The worker's end of the link, on a thread and event loop of its own: no handler can delay a pong.
+
+It dials, registers, moves frames between a transport and the runtime on the
+handlers' loop, and dials again when the link is lost. What may be sent when is
+``protocol.link``'s; what a frame means is the runtime's.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from satchel.errors import InvalidRequest, LinkClosed, LinkError, LinkRefused, MessageTooLarge
+from satchel.limits import RECONNECT_DELAY_MAX_S, RECONNECT_DELAY_S
+from satchel.protocol.link import Link, Role
+from satchel.protocol.messages import (
+    Event,
+    Failure,
+    FailureCode,
+    HubFrame,
+    Refused,
+    Register,
+    Registered,
+    Result,
+    WorkerFrame,
+)
+from satchel.protocol.transport import Transport
+from satchel.worker.watch import LOOK_EVERY_S, LoopWatch
+
+logger = logging.getLogger("satchel.worker.link")
+
+Dial = Callable[[], Awaitable[Transport]]
+"""Makes one connection, on the link's loop. Raises ``LinkClosed`` (dial again) or ``LinkRefused`` (do not)."""
+
+FLUSH_S: Final = 1.0
+"""How long a link that stops waits for its last frames to go out."""
+
+
+class LinkUser(Protocol):
+    """The runtime, as the link needs it. Called on the handlers' loop."""
+
+    def registration(self) -> Register: ...
+    def receive(self, frame: HubFrame) -> None: ...
+    def link_lost(self) -> None: ...
+
+
+class WorkerLink:
+    """A worker process's link to its hub, over as many connections as it takes.
+
+    Make it and ``start`` it on the handlers' loop. *registered* hears, on the link's
+    thread, of every time that the hub took the worker.
+    """
+
+    def __init__(self, dial: Dial, *, registered: Callable[[Registered], None] | None = None) -> None:
+        self._dial = dial
+        self._heard_registered = registered
+        self._handlers = asyncio.get_running_loop()
+        self._watch = LoopWatch()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="satchel-link", daemon=True)
+        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._user: LinkUser | None = None
+        self._outgoing: asyncio.Queue[WorkerFrame | bytes | None] | None = None
+        self._linking: asyncio.Task[None] | None = None
+
+    # --- from the handlers' side -------------------------------------------------------------
+
+    def start(self, user: LinkUser) -> None:
+        """Begin to dial, for *user*."""
+        self._user = user
+        self._loop = asyncio.new_event_loop()
+        self._thread.start()
+
+    def send(self, frame: WorkerFrame) -> None:
+        """Send a frame, in order, if a connection is up; else drop it. From any thread; never blocks."""
+        self._on_link(self._put, frame)
+
+    async def ended(self) -> None:
+        """Wait until the link ends for good. Raises ``LinkRefused`` if the hub does not take this worker."""
+        await asyncio.shield(asyncio.wrap_future(self._ended))
+
+    async def stop(self) -> None:
+        """Send what is under way, close, and end the thread. Idempotent."""
+        self._on_link(self._begin_stop)
+        if self._loop is not None:
+            await asyncio.wait([asyncio.wrap_future(self._ended)])
+            self._thread.join()
+
+    def _on_link(self, call: Callable[..., None], *arguments: object) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the link has ended
+                self._loop.call_soon_threadsafe(call, *arguments)
+
+    # --- on the link's thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        loop = self._loop
+        assert loop is not None, "the thread is started with its loop"
+        try:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._main())
+        except asyncio.CancelledError:
+            self._ended.set_result(None)  # stopped while there was no connection
+        except BaseException as error:  # noqa: BLE001  # it ends the process, by whoever waits for the link
+            self._ended.set_exception(error)
+        else:
+            self._ended.set_result(None)
+
+    async def _main(self) -> None:
+        watching = asyncio.create_task(self._look())
+        self._linking = asyncio.create_task(self._keep_linked())
+        try:
+            await self._linking
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    async def _look(self) -> None:
+        while True:
+            with contextlib.suppress(RuntimeError):  # the handlers' loop is closed
+                self._watch.look(time.monotonic())
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _put(self, frame: WorkerFrame) -> None:
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(frame)
+
+    def _begin_stop(self) -> None:
+        """End after the frames that are queued; at once if none can be sent."""
+        if self._linking is None:
+            return
+        if self._outgoing is None:
+            self._linking.cancel()
+        else:
+            self._outgoing.put_nowait(None)
+            asyncio.get_running_loop().call_later(FLUSH_S, self._linking.cancel)
+
+    async def _keep_linked(self) -> None:
+        """Dial, serve, and dial again with a growing, jittered pause. Returns when stopped."""
+        pause_s = RECONNECT_DELAY_S
+        while True:
+            try:
+                connection = _Connection(await self._dial(), self)
+                try:
+                    await connection.serve()
+                    return
+                finally:
+                    if connection.was_registered:
+                        pause_s = RECONNECT_DELAY_S
+            except LinkRefused:
+                raise
+            except LinkError as error:
+                logger.warning("no link to the hub", extra={"reason": error.message, "again_in_s": pause_s})
+            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311  # spreads a fleet, hides nothing
+            pause_s = min(2 * pause_s, RECONNECT_DELAY_MAX_S)
+
+    async def register_frame(self) -> Register:
+        """Ask the handlers' side what to register, and from then on take frames from it."""
+        assert self._user is not None, "a link is started with its user"
+        answer: concurrent.futures.Future[Register] = concurrent.futures.Future()
+        user = self._user
+
+        def ask() -> None:
+            try:
+                answer.set_result(user.registration())
+            except BaseException as error:  # noqa: BLE001  # raised on the link's side
+                answer.set_exception(error)
+
+        self._handlers.call_soon_threadsafe(ask)
+        register = await asyncio.wrap_future(answer)
+        # What was sent before the answer is for a connection that is gone, and was dropped by _put.
+        self._outgoing = asyncio.Queue()
+        return register
+
+    def outgoing(self) -> "asyncio.Queue[WorkerFrame | bytes | None]":
+        assert self._outgoing is not None, "the worker is about to register"
+        return self._outgoing
+
+    def receive(self, frame: HubFrame) -> None:
+        """Give a frame to the handlers' side."""
+        assert self._user is not None, "a link is started with its user"
+        if isinstance(frame, Registered) and self._heard_registered is not None:
+            self._heard_registered(frame)
+        self._to_handlers(lambda user: user.receive(frame))
+
+    def lost(self) -> None:
+        """Drop what could not be sent, and tell the handlers' side."""
+        self._outgoing = None
+        self._to_handlers(lambda user: user.link_lost())
+
+    def _to_handlers(self, call: Callable[[LinkUser], None]) -> None:
+        assert self._user is not None, "a link is started with its user"
+        with contextlib.suppress(RuntimeError):  # the handlers' loop is closed: the process ends
+            self._handlers.call_soon_threadsafe(call, self._user)
+
+
+class _Connection:
+    """One connection, from the dial to its close."""
+
+    def __init__(self, transport: Transport, owner: WorkerLink) -> None:
+        self._transport = transport
+        self._owner = owner
+        self._link = Link(Role.WORKER, now=time.monotonic())
+        self.was_registered = False
+
+    async def serve(self) -> None:
+        """Serve until stopped; then return. Raises ``LinkError`` when the link is lost, ``LinkRefused``."""
+        tasks: list[asyncio.Task[None]] = []
+        reason = ""
+        try:
+            register = await self._owner.register_frame()
+            await self._transport.send(self._link.send(register))
+            tasks = [asyncio.create_task(steps) for steps in (self._write(), self._read(), self._tick())]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except LinkError as error:
+            reason = error.message
+            raise
+        finally:
+            self._owner.lost()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._transport.close(reason)
+
+    async def _write(self) -> None:
+        """Send frames in order, until the mark that ends them."""
+        outgoing = self._owner.outgoing()
+        while (frame := await outgoing.get()) is not None:
+            await self._transport.send(frame if isinstance(frame, bytes) else self._encoded(frame))
+
+    def _encoded(self, frame: WorkerFrame) -> bytes:
+        logger.debug("→ %s", type(frame).__name__)
+        try:
+            return self._link.send(frame)
+        except (InvalidRequest, MessageTooLarge) as error:
+            logger.exception("a frame cannot be sent", extra={"frame": type(frame).__name__})
+            if not isinstance(frame, Event | Result | Failure):
+                raise LinkClosed(error.message) from error
+            # The hub must not wait for it, nor see a gap in the events behind it.
+            message = "The worker could not send what the turn made; its log says why."
+            return self._link.send(Failure(attempt=frame.attempt, code=FailureCode.INTERNAL_ERROR, message=message))
+
+    async def _read(self) -> None:
+        outgoing = self._owner.outgoing()
+        while True:
+            data = await self._transport.receive()
+            for frame in self._link.receive(data, time.monotonic()):
+                self._receive(frame)
+            for answer in self._link.outgoing():
+                outgoing.put_nowait(answer)
+
+    def _receive(self, frame: Any) -> None:  # the link's rules let only a hub's frames through
+        logger.debug("← %s", type(frame).__name__)
+        match frame:
+            case Refused():
+                raise LinkRefused(frame.message, hint=frame.hint, code=frame.code)
+            case Registered():
+                self.was_registered = True
+                logger.info("registered with the hub", extra={"adopted": len(frame.adopted)})
+        self._owner.receive(frame)
+
+    async def _tick(self) -> None:
+        outgoing = self._owner.outgoing()
+        while True:
+            await asyncio.sleep(max(self._link.next_deadline() - time.monotonic(), 0.01))
+            for ping in self._link.tick(time.monotonic()):
+                outgoing.put_nowait(ping)
