@@ -91,6 +91,11 @@ class Database:
         return int(self.run("PRAGMA main.page_size")[0][0])
 
     @property
+    def schema_version(self) -> int:
+        """SQLite's count of definitions made; a copy has a count of its own."""
+        return int(self.run("PRAGMA main.schema_version")[0][0])
+
+    @property
     def size(self) -> int:
         """Bytes of the database, pages x page size, with what is uncommitted."""
         return int(self.run("PRAGMA main.page_count")[0][0]) * self.page_size
@@ -178,6 +183,19 @@ class Database:
         """Return the whole database, with what is uncommitted."""
         return self.connection.serialize("main")
 
+    def copied(self) -> "Database":
+        """Return the committed database on a connection of its own, which remembers nothing; quiet."""
+        copy = Database()
+        try:
+            copy.run(f"PRAGMA main.page_size={self.page_size}")
+            with copy.connection.backup("main", self.connection, "main") as backup:
+                backup.step()
+            copy.prepare_pages()
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
     def vacuumed(self) -> bytes:
         """Rewrite the database without free pages, outside a transaction, and return it."""
         # VACUUM attaches a database of its own for as long as it runs.
@@ -227,16 +245,14 @@ def opened_image(image: bytes) -> Database:
     ID, the digest, the schema.
     """
     _check_header(image)
-    database = Database()
-    try:
-        with_deadline(database.connection, lambda: _load(database, image))
-    except apsw.Error as error:
-        database.close()
-        raise CorruptState(f"The image of a state cannot be opened: {error}") from error
-    except BaseException:
-        database.close()
-        raise
-    return database
+    with contextlib.closing(Database()) as database:
+        try:
+            with_deadline(database.connection, lambda: _load(database, image))
+            # A deserialized database serializes as it was at its last commit, and in
+            # pieces while a transaction is open. A plain in-memory one does not.
+            return database.copied()
+        except apsw.Error as error:
+            raise CorruptState(f"The image of a state cannot be opened: {error}") from error
 
 
 def _load(database: Database, image: bytes) -> None:

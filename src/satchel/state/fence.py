@@ -150,6 +150,8 @@ def _action_name(action: int) -> str:
 
 
 def _definition_refusal(action: int, one: str, two: str | None) -> str:
+    if action in {apsw.SQLITE_ANALYZE, apsw.SQLITE_REINDEX}:
+        return ""  # without a name they mean every table, and change no row
     # ALTER TABLE names the database first, then the table.
     names = (two or "",) if action == apsw.SQLITE_ALTER_TABLE else (one, two or "")
     if any(is_ours(name) for name in names):

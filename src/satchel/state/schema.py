@@ -50,7 +50,6 @@ class Facts(msgspec.Struct, frozen=True):
     shapes: dict[str, Shape]
     autoincrement: frozenset[str]
     virtual: frozenset[str]
-    schema_version: int
 
 
 class Schema:
@@ -95,8 +94,8 @@ class Schema:
 def run_definition(database: Database, text: str, number: int) -> None:
     """Run the schema (number 1) or a migration, fenced. Raises ``SchemaRefused``, ``StateTooLarge``."""
     where = _where(number)
-    if len(text.encode()) > limits.SQL_BYTES_MAX:
-        raise SchemaRefused(f"{where} is over {limits.SQL_BYTES_MAX} bytes.")
+    if len(text) > limits.SQL_BYTES_MAX:
+        raise SchemaRefused(f"{where} is over {limits.SQL_BYTES_MAX} characters.")
     done: list[str] = []
     cursor = database.connection.cursor()
 
@@ -120,11 +119,11 @@ def run_definition(database: Database, text: str, number: int) -> None:
 
 
 def _failed(text: str, done: list[str], error: Exception) -> str:
-    """Return the start of the statement that failed: the last that ran, or the first that did not parse."""
-    if isinstance(error, apsw.ConstraintError) and done:
-        return done[-1].strip()[:200]
-    ran = sum(len(sql) for sql in done)
-    return text[ran:].lstrip(" \n\t;").split(";", maxsplit=1)[0].strip()[:200]
+    """Return the start of the statement that failed: the first that did not parse, or the last that ran."""
+    rest = text[sum(len(sql) for sql in done) :].lstrip(" \r\n\t;").split(";", maxsplit=1)[0].strip()
+    if done and not (isinstance(error, apsw.SQLError) and rest):
+        rest = done[-1].strip()
+    return rest[:200]
 
 
 def _where(number: int) -> str:
@@ -174,12 +173,15 @@ def survey(database: Database) -> Facts:
             name: Shape(len(columns), frozenset(index for index, key in enumerate(columns) if key))
             for name, columns in keys.items()
         },
-        autoincrement=_autoincrement(database, keys),
+        autoincrement=_autoincrement(database),
         virtual=frozenset(name for (name,) in database.run(_VIRTUAL)),
-        schema_version=int(database.run("PRAGMA main.schema_version")[0][0]),
     )
 
 
-def _autoincrement(database: Database, keys: dict[str, list[int]]) -> frozenset[str]:
-    candidates = database.run("SELECT name FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'")
-    return frozenset(name for (name,) in candidates if name in keys)
+def _autoincrement(database: Database) -> frozenset[str]:
+    candidates = database.run(
+        "SELECT s.name, x.name FROM main.sqlite_schema AS s JOIN pragma_table_xinfo(s.name, 'main') AS x"
+        " WHERE s.type = 'table' AND s.sql LIKE '%AUTOINCREMENT%' AND x.pk"
+    )
+    is_counted = database.connection.column_metadata
+    return frozenset(table for table, column in candidates if is_counted("main", table, column)[4])

@@ -30,7 +30,7 @@ from satchel.state.delta import Changes, Counts, apply_delta, changes, check_mar
 from satchel.state.digest import digest
 from satchel.state.history import History
 from satchel.state.payload import unseal
-from satchel.state.schema import Facts, Schema, create_own_tables, survey
+from satchel.state.schema import Facts, Schema, create_own_tables, lint, survey
 from satchel.state.values import State
 
 __all__ = ["OpenSession", "Recorded"]
@@ -92,13 +92,13 @@ class OpenSession:
         self, session_id: SessionId, database: Database, *, name: StateName, number: int, facts: Facts
     ) -> None:
         self.session_id = session_id
-        self.is_broken = False
-        """The copy is no state that has a name: close it."""
+        self._is_broken = False
         self._database = database
         self._name = name
         self._pending: StateName | None = None
         self._number = number
         self._facts = facts
+        self._schema_version = database.schema_version
         self._turn: _Turn | None = None
         database.set_quiet(quiet=False)
 
@@ -159,8 +159,9 @@ class OpenSession:
             _apply_chain(self._database, links, self._facts, session_id=self.session_id, start=self._name, base=base)
             _check_digest(self._database, digest)
             self._database = _reopened(self._database, self._facts)
+            self._schema_version = self._database.schema_version
         except BaseException:
-            self.is_broken = True
+            self._is_broken = True
             raise
         self._database.set_quiet(quiet=False)
         self._name = base
@@ -176,6 +177,11 @@ class OpenSession:
     def pending(self) -> StateName | None:
         """The finished turn's state, when it has been named and not yet committed."""
         return self._pending
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the copy is no state that has a name, or its transaction ended behind our back: close it."""
+        return self._is_broken or self._database.is_lost
 
     @property
     def schema(self) -> SchemaName:
@@ -257,7 +263,6 @@ class OpenSession:
             self._complete(turn)
             return self._recorded(turn, wants_digest=wants_digest, wants_snapshot=wants_snapshot)
         finally:
-            self.is_broken = self.is_broken or self._database.is_lost
             turn.close()
 
     def _complete(self, turn: _Turn) -> None:
@@ -272,15 +277,16 @@ class OpenSession:
         database.run("RELEASE satchel")
         database.run(_UPDATE_TURN, (turn.version, turn.epoch, self._name.state_id, turn.number))
         turn.reasons += sorted(database.authorizer.structural)
-        if turn.reasons or self._schema_version() != self._facts.schema_version:
+        if database.schema_version != self._schema_version:
+            turn.reasons.append("the schema's version changed")
+        if turn.reasons:
             turn.facts = self._surveyed()
 
     def _surveyed(self) -> Facts:
-        facts = survey(self._database)
-        foreign = [finding for finding in facts.findings if tables.is_ours(finding.table)]
-        if foreign:
-            raise StateMisused(str(foreign[0]))
-        return facts
+        for finding in lint(self._database.connection):
+            if tables.is_ours(finding.table):
+                raise StateMisused(str(finding))
+        return survey(self._database)
 
     def _recorded(self, turn: _Turn, *, wants_digest: bool, wants_snapshot: bool) -> Recorded:
         facts = turn.facts or self._facts
@@ -314,8 +320,6 @@ class OpenSession:
     ) -> list[str]:
         """Return why a changeset, although it is there, would not bring a copy of the base to this state."""
         reasons = [str(finding) for finding in facts.findings]
-        if facts.schema_version != self._facts.schema_version:
-            reasons.append("schema_version changed")
         if wants_snapshot:
             reasons.append("the hub asked")
         if self._expected_sequences(turn, seen) != self._sequences():
@@ -340,9 +344,6 @@ class OpenSession:
             expected[table] = max(expected.get(table, 0), key)
         return expected
 
-    def _schema_version(self) -> int:
-        return int(self._database.run("PRAGMA main.schema_version")[0][0])
-
     def pending_snapshot(self) -> bytes:
         """Return the image of the pending version."""
         assert self._turn is not None, "nothing is pending"
@@ -360,18 +361,18 @@ class OpenSession:
         try:
             self._database.commit()
         except BaseException:
-            self.is_broken = True
+            self._is_broken = True
             raise
         self._name, self._pending, self._turn = self._pending, None, None
         self._number = turn.number
         self._facts = turn.facts or self._facts
+        self._schema_version = self._database.schema_version
 
     def rollback(self) -> None:
         """Undo the open turn, finished or not: the copy is exactly the committed state again. Idempotent."""
         if self._turn is not None:
             self._turn.close()
             self._turn, self._pending = None, None
-            self.is_broken = self.is_broken or self._database.is_lost
             self._database.rollback()
 
     def compact(self) -> tuple[bytes, bytes]:
@@ -469,6 +470,7 @@ def _reopened(database: Database, facts: Facts) -> Database:
     """Return the database on a connection of its own if full-text tables may remember old pages."""
     if not facts.virtual:
         return database
-    image = database.image()
-    database.close()
-    return opened_image(image)
+    try:
+        return database.copied()
+    finally:
+        database.close()
