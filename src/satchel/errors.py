@@ -12,7 +12,7 @@ SatchelError
 │   ├── HandlerError · StateMisused · TurnMisused
 │   └── TurnTimeout · AttemptsExhausted · NoWorker
 ├── WaitError               wait, then send the same message again
-│   └── SessionBusy · QueueFull · HubDraining · StoreUnavailable
+│   └── SessionBusy · QueueFull · HubDraining · HubUnreachable · StoreUnavailable
 ├── OperatorError           call an operator
 │   └── Quarantined · InternalError · StoreFormatUnknown · StoreInUse
 ├── StateError              a state or payload is not what it claims: resync
@@ -267,6 +267,12 @@ class HubDraining(WaitError):
     """The hub is shutting down."""
 
     code, status = "HUB_DRAINING", 503
+
+
+class HubUnreachable(WaitError):
+    """The hub cannot be reached."""
+
+    hint = "Look whether it runs at this URL. A message sent again with the same ID runs once."
 
 
 class StoreUnavailable(WaitError):

@@ -61,6 +61,16 @@ RECONNECT_DELAY_S: Final = 0.2
 RECONNECT_DELAY_MAX_S: Final = 5.0
 """A worker dials again after this, doubled each time, with full jitter."""
 
+CLIENT_CONNECT_S: Final = 5.0
+CLIENT_SILENCE_S: Final = 3 * KEEP_ALIVE_S
+"""A client takes a connection for dead that does not open, or says nothing for three signs of life."""
+
+CLIENT_RECONNECT_S: Final = 30.0
+"""A client that waits for an answer gives up after this long without a connection: a hub's restart, or a deploy."""
+
+CLIENT_LINGER_S: Final = 1.0
+"""How long a client waits for the end of a stream whose last event it has, to use the connection again."""
+
 STOP_S: Final = 10.0
 """SIGTERM ends an idle process within this."""
 
