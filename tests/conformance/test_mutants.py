@@ -1,0 +1,360 @@
+"""Deliberately broken stores: each is failed by the clause that names what it breaks."""
+
+import hashlib
+import inspect
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+
+from satchel.errors import CorruptPayload, SatchelError
+from satchel.model import SessionKey
+from satchel.store import sqlite, thread
+from satchel.store.admission import Arrival
+from satchel.store.base import ChainLink, Commit, ObjectName, Session, Store, Turn
+from satchel.store.files import StoreLock
+from satchel.store.sqlite import SqliteLog, SqliteStore
+from satchel.store.sqlite_objects import SqliteObjects
+from satchel.store.thread import DatabaseThread
+from satchel.testing.conformance import StoreConformance
+
+Patch = pytest.MonkeyPatch
+Mutation = Callable[[SqliteLog, SqliteObjects, Patch], None]
+Opens = Callable[[], Awaitable[Store]]
+
+MUTANTS: list[tuple[Mutation, str]] = []
+
+
+def fails(*clauses: str) -> Callable[[Mutation], Mutation]:
+    """Say which clauses the broken store must fail."""
+
+    def register(mutation: Mutation) -> Mutation:
+        MUTANTS.extend((mutation, clause) for clause in clauses)
+        return mutation
+
+    return register
+
+
+def edit(log: SqliteLog | SqliteObjects, statement: str, old: str, new: str) -> None:
+    """Break one statement."""
+    assert old in log._sql[statement]
+    log._sql[statement] = log._sql[statement].replace(old, new)
+
+
+# --- the fence -----------------------------------------------------------------------------------
+
+
+@fails("test_a_fenced_out_attempt_cannot_commit", "test_a_commit_of_another_epoch_is_refused")
+def drops_the_epoch_check(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = sqlite.check_commit
+
+    def check(session: Session, turn: Turn, commit: Commit) -> None:
+        real(session, turn, msgspec.structs.replace(commit, epoch=session.epoch))
+
+    patch.setattr(sqlite, "check_commit", check)
+
+
+@fails("test_a_commit_on_another_state_of_the_base_version_is_refused")
+def drops_the_state_id_check(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = sqlite.check_commit
+
+    def check(session: Session, turn: Turn, commit: Commit) -> None:
+        is_same = commit.base.version == session.head.version
+        real(session, turn, msgspec.structs.replace(commit, base=session.head) if is_same else commit)
+
+    patch.setattr(sqlite, "check_commit", check)
+
+
+@fails("test_a_commit_behind_or_ahead_of_the_head_is_refused")
+def drops_the_head_check(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = sqlite.check_commit
+
+    def check(session: Session, turn: Turn, commit: Commit) -> None:
+        real(msgspec.structs.replace(session, head=commit.base), turn, commit)
+
+    patch.setattr(sqlite, "check_commit", check)
+
+
+@fails("test_one_of_two_writers_commits")
+def takes_the_second_writer_for_a_repeat(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._is_repeated
+
+    def is_repeated(db: apsw.Connection, commit: Commit) -> bool:
+        made = log._maybe(db, "committed_name", {**sqlite.key_bindings(commit.key), "message_id": commit.message_id})
+        return real(db, commit) or made is not None
+
+    log._is_repeated = is_repeated
+
+
+@fails("test_a_repeated_commit_gives_the_same_turn", "test_a_repeated_commit_at_once_is_one_commit")
+def does_not_know_a_repeated_commit(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    log._is_repeated = lambda _db, _commit: False
+
+
+@fails("test_a_fenced_out_attempt_cannot_commit", "test_a_requeued_turn_keeps_its_place")
+def starts_under_the_old_epoch(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "raise_epoch", "epoch + 1", "max(epoch, 1)")
+
+
+@fails("test_cancelling_a_running_turn_raises_the_epoch", "test_a_running_turn_that_fails_raises_the_epoch")
+def ends_a_turn_under_its_epoch(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._end
+
+    def end(db: apsw.Connection, turn: Turn, *rest: Any) -> Turn:
+        real(db, turn, *rest)
+        db.execute("UPDATE session SET epoch = coalesce(?, epoch)", (turn.epoch,))
+        return log._turn(db, turn.key, turn.message_id)
+
+    log._end = end
+
+
+@fails(
+    "test_a_cancelled_turn_cannot_commit", "test_a_failed_turn_cannot_commit", "test_a_requeued_attempt_cannot_commit"
+)
+def commits_turns_that_do_not_run(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = sqlite.check_commit
+
+    def check(session: Session, turn: Turn, commit: Commit) -> None:
+        running = msgspec.structs.replace(turn, status=sqlite.TurnStatus.RUNNING, epoch=commit.epoch)
+        real(msgspec.structs.replace(session, epoch=commit.epoch), running, commit)
+
+    patch.setattr(sqlite, "check_commit", check)
+
+
+@fails("test_an_unknown_agent_leaves_nothing")
+def keeps_what_a_refused_call_wrote(log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = log._admit
+
+    def admit(db: apsw.Connection, new: Any, queue_length_max: int) -> Any:
+        if log._find_session(db, new.key) is None:
+            state: dict[str, Any] = {"state_id": bytes(16), "at_ms": 0, "agent": new.agent, "message_id": "m1"}
+            log._run(db, "insert_session", {**sqlite.key_bindings(new.key), **state})
+        return real(db, new, queue_length_max)
+
+    def run_call(connection: apsw.Connection, call: Any) -> None:
+        try:
+            call.result = call.work(connection)
+        except Exception as error:  # noqa: BLE001  # broken on purpose: nothing is undone
+            call.error = error
+
+    log._admit = admit
+    patch.setattr(thread, "_run_call", run_call)
+
+
+# --- admission -----------------------------------------------------------------------------------
+
+
+@fails("test_a_repeat_of_a_queued_message_changes_nothing", "test_a_repeat_of_a_committed_message_gives_its_answer")
+def runs_a_repeated_message_again(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    patch.setattr(sqlite, "admit", lambda known, *_rest, **_more: Arrival.RESEND if known else Arrival.NEW)
+
+
+@fails("test_a_reused_message_id_is_refused")
+def takes_any_request_for_a_repeat(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    patch.setattr(sqlite, "request_digest", lambda **_request: bytes(32))
+
+
+@fails("test_the_queue_holds_its_bound_and_no_more", "test_a_failed_message_needs_room_in_the_queue")
+def has_no_queue_bound(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = sqlite.admit
+    patch.setattr(sqlite, "admit", lambda *known, **more: real(*known, **{**more, "queue_length_max": 10**6}))
+
+
+@fails("test_the_queue_holds_its_bound_and_no_more")
+def has_a_queue_bound_of_one_more(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = sqlite.admit
+
+    def admit(*known: Any, queue_length_max: int, **more: Any) -> Arrival:
+        return real(*known, queue_length_max=queue_length_max + 1, **more)
+
+    patch.setattr(sqlite, "admit", admit)
+
+
+@fails("test_reject_refuses_while_a_turn_waits")
+def rejects_only_while_a_turn_runs(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = sqlite.Busy
+    patch.setattr(sqlite, "Busy", lambda running, _waiting: real(running, 0))
+
+
+@fails("test_messages_that_arrive_at_once_take_places_in_order", "test_only_the_first_in_order_starts")
+def serves_the_last_first(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "next_place", "coalesce(max(place), 0) + 1", "coalesce(min(place), 100) - 1")
+
+
+@fails("test_messages_that_arrive_at_once_take_places_in_order")
+def shuffles_calls_that_share_a_transaction(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = DatabaseThread._next_group
+
+    def next_group(self: DatabaseThread) -> Any:
+        group = real(self)
+        random.Random(2).shuffle(group)  # noqa: S311  # the same wrong order every time
+        return group
+
+    patch.setattr(DatabaseThread, "_next_group", next_group)
+
+
+@fails("test_a_failed_message_sent_again_is_last_and_counts_anew")
+def counts_attempts_on_when_sent_again(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "resend_turn", "starts_before = starts,", "")
+
+
+@fails("test_a_requeued_turn_keeps_its_place")
+def requeues_at_the_end(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "requeue_turn", "epoch = NULL", "epoch = NULL, place = 1000")
+
+
+@fails("test_a_worker_deadline_is_set_once")
+def gives_a_later_deadline(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "set_worker_deadline", "AND worker_deadline_ms IS NULL", "")
+
+
+@fails("test_one_turn_of_a_session_runs_at_a_time", "test_only_the_first_in_order_starts")
+def starts_any_turn(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    patch.setattr(sqlite, "check_start", lambda _turn, *, first: first)
+
+
+@fails("test_tenants_share_nothing")
+def reads_across_tenants(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "session", "tenant = :tenant", ":tenant IS NOT NULL")
+
+
+@fails("test_objects_of_another_session_or_tenant_are_not_there")
+def reads_objects_across_tenants(_log: SqliteLog, objects: SqliteObjects, _patch: Patch) -> None:
+    edit(objects, "pieces", "o.tenant = :tenant", ":tenant IS NOT NULL")
+
+
+# --- chains, retention, objects ------------------------------------------------------------------
+
+
+@fails("test_a_commit_that_names_a_missing_object_is_refused")
+def commits_before_its_objects(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    log._require_objects = lambda *_names: None
+
+
+@fails("test_an_object_is_durable_when_its_put_returns")
+def puts_objects_later(_log: SqliteLog, objects: SqliteObjects, _patch: Patch) -> None:
+    memory: dict[ObjectName, bytes] = {}
+
+    async def put(key: SessionKey, data: bytes) -> ObjectName:
+        name = ObjectName(key, hashlib.sha256(data).digest(), len(data))
+        memory[name] = data
+        return name
+
+    async def get(name: ObjectName) -> bytes:
+        if name not in memory:
+            raise CorruptPayload
+        return memory[name]
+
+    objects.put, objects.get = put, get
+
+
+@fails("test_the_head_and_the_version_before_it_always_stay", "test_a_published_head_keeps_the_chain_before_it")
+def keeps_only_the_head(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    patch.setattr(sqlite, "max", lambda value, _least: value, raising=False)
+
+
+@fails("test_trim_deletes_whole_chains_beyond_retention", "test_trim_keeps_what_retention_covers")
+def retains_one_version_less(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._trim_chains
+    log._trim_chains = lambda db, key, retain: real(db, key, retain - 1)
+
+
+@fails("test_trim_takes_answers_and_events_but_no_message")
+def forgets_messages_with_their_answers(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    log._sql["trim_answers"] = (
+        "DELETE FROM version WHERE tenant = :tenant AND session_id = :session_id AND message_id IN "
+        "(SELECT message_id FROM turn WHERE place < :place); "
+        "DELETE FROM turn WHERE tenant = :tenant AND session_id = :session_id AND place < :place"
+    )
+
+
+@fails("test_a_published_snapshot_is_what_later_deltas_stand_on")
+def publishes_without_weighing_the_chain(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    log._sql["weigh_chain"] = "SELECT :version, :size, :tenant, :session_id"
+
+
+@fails("test_a_snapshot_of_another_state_is_not_published")
+def publishes_any_snapshot(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    patch.setattr(sqlite, "check_snapshot", lambda *_snapshot, **_known: None)
+
+
+@fails("test_deltas_are_given_in_order_or_not_at_all")
+def gives_deltas_with_a_gap(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    async def deltas(key: SessionKey, after: Any, upto: Any) -> Sequence[ChainLink]:
+        rows = await log._reader.call(lambda db: log._deltas(db, key, after, upto))
+        return [sqlite.chain_link(key, row) for row in rows]
+
+    log.deltas = deltas
+
+
+@fails("test_an_object_that_was_touched_is_not_deleted")
+def deletes_objects_of_any_age(_log: SqliteLog, objects: SqliteObjects, _patch: Patch) -> None:
+    edit(objects, "delete_object", "touched_at_ms < :older_than_ms", ":older_than_ms IS NOT NULL")
+
+
+@fails("test_the_sweep_deletes_what_no_row_names")
+def names_no_event_lists(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "named_objects", "FROM events WHERE", "FROM events WHERE 0 AND")
+
+
+@fails("test_an_object_is_read_back_exactly")
+def joins_pieces_in_any_order(_log: SqliteLog, objects: SqliteObjects, _patch: Patch) -> None:
+    edit(objects, "pieces", "ORDER BY p.number", "ORDER BY p.number DESC")
+
+
+# --- the trial -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mutation", "clause"), [pytest.param(*each, id=f"{each[0].__name__}-{each[1][5:]}") for each in MUTANTS]
+)
+async def test_a_broken_store_fails_its_clause(
+    mutation: Mutation, clause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A suite that passes a store without the fence would let every backend lose turns."""
+    opened: list[Store] = []
+
+    async def opens() -> Store:
+        path = tmp_path / "store.db"
+        store = SqliteStore(path, StoreLock.take(path, holder=""), now_ms=lambda: 1_000_000)
+        mutation(store.log, store.objects, monkeypatch)
+        await store.open()
+        opened.append(store)
+        return store
+
+    try:
+        with pytest.raises((AssertionError, pytest.fail.Exception, SatchelError)):
+            await run_clause(clause, opens)
+    finally:
+        for store in opened:
+            await store.close()
+
+
+async def test_the_unbroken_store_passes_every_clause_named_here(tmp_path: Path):
+    """A clause that always fails would catch every mutant and prove nothing."""
+    for number, clause in enumerate(sorted({clause for _mutation, clause in MUTANTS})):
+        path = tmp_path / f"{number}.db"
+
+        async def opens(path: Path = path) -> Store:
+            store = SqliteStore(path, StoreLock.take(path, holder=""), now_ms=lambda: 1_000_000)
+            await store.open()
+            return store
+
+        await run_clause(clause, opens)
+
+
+async def run_clause(clause: str, opens: Opens) -> None:
+    """Run one clause as pytest would, with a fresh store."""
+    test = getattr(StoreConformance(), clause)
+    if "opens" in inspect.signature(test).parameters:
+        await test(opens=opens)
+        return
+    store = await opens()
+    try:
+        await test(store=store)
+    finally:
+        await store.close()
