@@ -1,0 +1,107 @@
+"""Envelopes: what comes out is what went in, and nothing damaged comes out."""
+
+import hashlib
+import struct
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satchel.errors import CorruptPayload
+from satchel.model import Encoding, Payload, PayloadKind
+from satchel.state.payload import checksum, seal, unseal
+
+RAW_MAX = 1_000_000
+
+
+def envelope(data: bytes, *, raw_size: int, encoding: Encoding = Encoding.ZSTD) -> Payload:
+    return Payload(PayloadKind.DELTA, encoding, raw_size, checksum(data), data)
+
+
+@given(st.sampled_from(PayloadKind), st.binary(max_size=3000), st.integers(1, 20))
+def test_what_is_sealed_comes_out(kind: PayloadKind, piece: bytes, times: int):
+    """Compressed or not, the raw bytes are the same, and their size is stated."""
+    raw = piece * times
+
+    payload = seal(kind, raw)
+
+    assert unseal(payload, raw_size_max=len(raw)) == raw
+    assert payload.raw_size == len(raw)
+    assert payload.size <= len(raw)
+
+
+def test_bytes_that_do_not_shrink_travel_as_they_are():
+    """Compressing noise costs time on both sides and gains nothing."""
+    noise = hashlib.sha256(b"noise").digest()
+
+    payload = seal(PayloadKind.DELTA, noise)
+
+    assert (payload.encoding, payload.data) == (Encoding.NONE, noise)
+
+
+@given(st.data())
+def test_any_changed_byte_is_named(data: st.DataObject):
+    """A changeset with one changed byte often applies without an error: the checksum is what stops it."""
+    payload = seal(PayloadKind.DELTA, b"some rows " * 100)
+    position = data.draw(st.integers(0, payload.size - 1))
+    damaged = bytearray(payload.data)
+    damaged[position] ^= data.draw(st.integers(1, 255))
+
+    with pytest.raises(CorruptPayload, match="checksum"):
+        unseal(msgspec.structs.replace(payload, data=bytes(damaged)), raw_size_max=RAW_MAX)
+
+
+def test_a_payload_at_its_bound_is_opened_and_one_past_it_is_not():
+    """The bound is checked before anything is decompressed."""
+    payload = seal(PayloadKind.SNAPSHOT, bytes(RAW_MAX + 1))
+
+    assert len(unseal(payload, raw_size_max=RAW_MAX + 1)) == RAW_MAX + 1
+    with pytest.raises(CorruptPayload, match="over its bound"):
+        unseal(payload, raw_size_max=RAW_MAX)
+
+
+def test_a_frame_larger_than_its_envelope_says_is_refused_before_it_is_opened():
+    """A few bytes can decompress to gigabytes; the decoder would allocate what the frame claims."""
+    bomb = zstandard.ZstdCompressor().compress(bytes(50_000_000))
+
+    with pytest.raises(CorruptPayload, match="does not hold"):
+        unseal(envelope(bomb, raw_size=100), raw_size_max=RAW_MAX)
+
+
+def test_a_frame_that_does_not_state_its_size_is_refused():
+    """Such a frame could grow without bound."""
+    frame = zstandard.ZstdCompressor(write_content_size=False).compress(b"a" * 100)
+
+    with pytest.raises(CorruptPayload, match="does not hold"):
+        unseal(envelope(frame, raw_size=100), raw_size_max=RAW_MAX)
+
+
+def test_a_frame_that_lies_about_its_size_is_refused():
+    """The header's size is only a claim: one that is too small must not overrun, nor pass."""
+    frame = bytearray(zstandard.ZstdCompressor().compress(b"abcdefgh" * 100))
+    at = frame.index(struct.pack("<H", 800 - 256))
+    frame[at : at + 2] = struct.pack("<H", 801 - 256)
+
+    with pytest.raises(CorruptPayload):
+        unseal(envelope(bytes(frame), raw_size=801), raw_size_max=RAW_MAX)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a frame", zstandard.ZstdCompressor().compress(b"a" * 50) + b"more"])
+def test_bytes_that_are_no_frame_are_refused(data: bytes):
+    """The checksum holds, so only the decoder can tell."""
+    with pytest.raises(CorruptPayload):
+        unseal(envelope(data, raw_size=50), raw_size_max=RAW_MAX)
+
+
+def test_plain_bytes_have_the_size_they_state():
+    """Without compression the size is still checked."""
+    with pytest.raises(CorruptPayload, match="has 3 bytes, not the 4"):
+        unseal(envelope(b"abc", raw_size=4, encoding=Encoding.NONE), raw_size_max=RAW_MAX)
+
+
+def test_a_negative_size_is_refused():
+    """A peer's integer may be anything."""
+    with pytest.raises(CorruptPayload, match="over its bound"):
+        unseal(envelope(b"", raw_size=-1, encoding=Encoding.NONE), raw_size_max=RAW_MAX)

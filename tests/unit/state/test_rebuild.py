@@ -1,0 +1,114 @@
+"""The helper process: the right image comes back, and whatever happens in it stays in it."""
+
+import asyncio
+import os
+import signal
+
+import msgspec
+import pytest
+
+from satchel import limits
+from satchel.errors import CorruptPayload, CorruptState
+from satchel.model import Link, PayloadKind
+from satchel.state.payload import seal
+from satchel.state.rebuild import RebuildJob, Rebuilt, rebuild
+from satchel.state.session import OpenSession
+from tests.differential.dumps import dump
+from tests.unit.state.sessions import KEY, Recording
+
+SCHEMA = "CREATE TABLE t (a INTEGER PRIMARY KEY, b); CREATE VIRTUAL TABLE f USING fts5(a)"
+
+
+@pytest.fixture
+def recording():
+    with Recording(SCHEMA) as recording:
+        for number in range(5):
+            recording.turn(
+                f"INSERT INTO t VALUES ({number}, zeroblob(9000)); INSERT INTO f VALUES ('w');"
+                f"DELETE FROM t WHERE a = {number - 2}"
+            )
+        yield recording
+
+
+def job(recording: Recording) -> RebuildJob:
+    session = recording.session
+    return RebuildJob(KEY.session_id, tuple(recording.chain), session.name, session.schema, recording.digest)
+
+
+async def test_a_chain_comes_back_as_one_vacuumed_snapshot(recording: Recording):
+    """It opens at the same version, and from there a turn goes on."""
+    rebuilt = await rebuild(job(recording))
+
+    link = Link(recording.session.name, seal(PayloadKind.SNAPSHOT, rebuilt.image))
+    copy = OpenSession.from_chain(
+        KEY.session_id, [link], base=link.name, schema=recording.session.schema, digest=recording.digest
+    )
+    recording.copies.append(copy)
+    assert rebuilt.digest == recording.digest
+    assert dump(copy) == dump(recording.session)
+    assert len(rebuilt.image) < recording.session.state_bytes
+
+
+async def test_what_is_wrong_with_a_chain_comes_back_by_name(recording: Recording):
+    """The hub decides by the class what to do."""
+    good = job(recording)
+
+    with pytest.raises(CorruptState, match="digest"):
+        await rebuild(msgspec.structs.replace(good, digest=bytes(32)))
+    with pytest.raises(CorruptPayload, match="state ID"):
+        await rebuild(msgspec.structs.replace(good, links=good.links[:1] + good.links[2:]))
+
+
+async def test_a_helper_that_dies_is_a_corrupt_state(recording: Recording, monkeypatch: pytest.MonkeyPatch):
+    """Whatever killed it, memory, CPU or a fault in SQLite, the hub goes on."""
+    start = asyncio.create_subprocess_exec
+
+    async def start_and_kill(*arguments: str, **options: int) -> asyncio.subprocess.Process:
+        process = await start(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+        os.kill(process.pid, signal.SIGSEGV)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_kill)
+
+    with pytest.raises(CorruptState, match="ended with -11"):
+        await rebuild(job(recording))
+
+
+async def test_a_helper_that_does_not_end_is_killed(recording: Recording, monkeypatch: pytest.MonkeyPatch):
+    """The wall limit holds whatever the process waits for."""
+    monkeypatch.setattr(limits, "REBUILD_DEADLINE_S", 0.0)
+
+    with pytest.raises(CorruptState, match="within 0 s"):
+        await rebuild(job(recording))
+
+
+async def test_cancelling_kills_the_helper(recording: Recording, monkeypatch: pytest.MonkeyPatch):
+    """A hub that stops leaves no process behind."""
+    processes: list[asyncio.subprocess.Process] = []
+    started = asyncio.Event()
+    start = asyncio.create_subprocess_exec
+
+    async def start_and_tell(*arguments: str, **options: int) -> asyncio.subprocess.Process:
+        process = await start(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+        processes.append(process)
+        started.set()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_tell)
+    task = asyncio.create_task(rebuild(job(recording)))
+    await started.wait()
+
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert processes[0].returncode == -signal.SIGKILL
+
+
+def test_job_and_answer_travel_as_msgpack(recording: Recording):
+    """Typed values, nothing that could run."""
+    good = job(recording)
+
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(good), type=RebuildJob) == good
+    answer = Rebuilt(b"image", b"digest")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=Rebuilt) == answer
