@@ -359,6 +359,7 @@ class Runtime:
             )
             if self._copies.get(attempt.session_id) is attempt.copy:
                 self._copies.remove(attempt.session_id)
+            attempt.events.close()
             attempt.has_released.set()
             await asyncio.wait({work})
 

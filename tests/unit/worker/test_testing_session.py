@@ -14,8 +14,8 @@ from satchel.worker.worker import Worker
 BOOKING = "CREATE TABLE booking (id INTEGER PRIMARY KEY, guest TEXT NOT NULL) STRICT;"
 
 
-def concierge(**options):
-    worker = Worker("concierge", schema=BOOKING, **options)
+def concierge(turn_timeout_s=600):
+    worker = Worker("concierge", schema=BOOKING, turn_timeout_s=turn_timeout_s)
 
     @worker.on_message
     async def reply(turn: Turn) -> None:
