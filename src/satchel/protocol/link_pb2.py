@@ -4,15 +4,18 @@
 # source: satchel/protocol/link.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "satchel/protocol/link.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'satchel/protocol/link.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,83 +25,81 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x1bsatchel/protocol/link.proto\x12\x0csatchel.link\x1a\x1fgoogle/protobuf/timestamp.proto"\xdb\x02\n\x12TextMessageRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nagent_name\x18\x04 \x01(\t\x12\x10\n\x08metadata\x18\x05 \x01(\t\x12;\n\rsession_state\x18\x06 \x01(\x0b\x32\x1f.satchel.link.AgentSessionStateH\x00\x88\x01\x01\x12\r\n\x05\x65poch\x18\x10 \x01(\x04\x12\x14\n\x0cstart_number\x18\x11 \x01(\x04\x12\x16\n\x0e\x61ttempt_number\x18\x12 \x01(\x04\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x13 \x01(\x04\x12\x14\n\x0cwants_digest\x18\x14 \x01(\x08\x12\x16\n\x0ewants_snapshot\x18\x15 \x01(\x08\x12\x17\n\x0f\x64\x65lta_bytes_max\x18\x16 \x01(\x04\x42\x10\n\x0e_session_state"\xa4\x03\n\x13TextMessageResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x07message\x18\x03 \x01(\x0b\x32\x19.satchel.link.ChatMessageH\x00\x12\x33\n\rfunction_call\x18\x04 \x01(\x0b\x32\x1a.satchel.link.FunctionCallH\x00\x12@\n\x14\x66unction_call_output\x18\x05 \x01(\x0b\x32 .satchel.link.FunctionCallOutputH\x00\x12\x33\n\ragent_handoff\x18\x06 \x01(\x0b\x32\x1a.satchel.link.AgentHandoffH\x00\x12\x35\n\x08\x63omplete\x18\x07 \x01(\x0b\x32!.satchel.link.TextMessageCompleteH\x00\x12-\n\ntext_delta\x18\x12 \x01(\x0b\x32\x17.satchel.link.TextDeltaH\x00\x12\r\n\x05\x65poch\x18\x10 \x01(\x04\x12\r\n\x05index\x18\x11 \x01(\x04\x42\x07\n\x05\x65vent"\xc6\x02\n\x13TextMessageComplete\x12\x38\n\rsession_state\x18\x01 \x01(\x0b\x32\x1f.satchel.link.AgentSessionStateH\x00\x12/\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1e.satchel.link.TextMessageErrorH\x00\x12\x12\n\nhandler_ms\x18\x10 \x01(\x01\x12H\n\x0c\x63hanged_rows\x18\x11 \x03(\x0b\x32\x32.satchel.link.TextMessageComplete.ChangedRowsEntry\x12\x0e\n\x06\x65vents\x18\x12 \x01(\x04\x1aL\n\x10\x43hangedRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.satchel.link.RowChanges:\x02\x38\x01\x42\x08\n\x06result"\xeb\x02\n\x11\x41gentSessionState\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\x08snapshot\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05\x64\x65lta\x18\x03 \x01(\x0cH\x00\x12\x10\n\x08state_id\x18\x10 \x01(\x0c\x12*\n\x04\x62\x61se\x18\x11 \x01(\x0b\x32\x17.satchel.link.StateNameH\x01\x88\x01\x01\x12-\n\x08\x65nvelope\x18\x12 \x01(\x0b\x32\x16.satchel.link.EnvelopeH\x02\x88\x01\x01\x12&\n\x05\x63hain\x18\x13 \x03(\x0b\x32\x17.satchel.link.ChainLink\x12-\n\x06schema\x18\x14 \x01(\x0b\x32\x18.satchel.link.SchemaNameH\x03\x88\x01\x01\x12\x13\n\x06\x64igest\x18\x15 \x01(\x0cH\x04\x88\x01\x01\x12\x13\n\x0bstate_bytes\x18\x16 \x01(\x04\x42\x06\n\x04\x64\x61taB\x07\n\x05_baseB\x0b\n\t_envelopeB\t\n\x07_schemaB\t\n\x07_digest"\x8a\x01\n\x10TextMessageError\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x30\n\x04\x63ode\x18\x02 \x01(\x0e\x32".satchel.link.TextMessageErrorCode\x12*\n\x04held\x18\x10 \x01(\x0b\x32\x17.satchel.link.StateNameH\x00\x88\x01\x01\x42\x07\n\x05_held"\xd1\x01\n\x0b\x43hatMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.satchel.link.ChatRole\x12\x36\n\x07\x63ontent\x18\x03 \x03(\x0b\x32%.satchel.link.ChatMessage.ChatContent\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a(\n\x0b\x43hatContent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\t\n\x07payload"|\n\x0c\x46unctionCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp"\x91\x01\n\x12\x46unctionCallOutput\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12\x10\n\x08is_error\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp"\x8c\x01\n\x0c\x41gentHandoff\x12\n\n\x02id\x18\x01 \x01(\t\x12\x19\n\x0cold_agent_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cnew_agent_id\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_old_agent_id"*\n\tTextDelta\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t"@\n\nRowChanges\x12\x10\n\x08inserted\x18\x01 \x01(\x04\x12\x0f\n\x07updated\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04".\n\tStateName\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08state_id\x18\x02 \x01(\x0c"1\n\nSchemaName\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c"L\n\x08\x45nvelope\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\r\x12\x10\n\x08raw_size\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x0cJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06"\x85\x01\n\tChainLink\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\x08snapshot\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05\x64\x65lta\x18\x03 \x01(\x0cH\x00\x12\x10\n\x08state_id\x18\x04 \x01(\x0c\x12(\n\x08\x65nvelope\x18\x05 \x01(\x0b\x32\x16.satchel.link.EnvelopeB\x06\n\x04\x64\x61ta"D\n\x0b\x41ttemptName\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04"\x96\x01\n\tAgentSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06schema\x18\x02 \x01(\x0b\x32\x18.satchel.link.SchemaName\x12\x12\n\nschema_min\x18\x03 \x01(\x04\x12\x16\n\x0eturn_timeout_s\x18\x04 \x01(\x01\x12\x14\n\x0cmax_attempts\x18\x05 \x01(\r\x12\x0f\n\x07on_busy\x18\x06 \x01(\t"[\n\tHeldState\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x04name\x18\x02 \x01(\x0b\x32\x17.satchel.link.StateName\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x04"\xe4\x01\n\x08Register\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\r\x12\'\n\x06\x61gents\x18\x05 \x03(\x0b\x32\x17.satchel.link.AgentSpec\x12%\n\x04held\x18\x06 \x03(\x0b\x32\x17.satchel.link.HeldState\x12+\n\x08\x61ttempts\x18\x07 \x03(\x0b\x32\x19.satchel.link.AttemptName\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t"a\n\nRegistered\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x17\n\x0fping_interval_s\x18\x02 \x01(\x01\x12*\n\x07\x61\x64opted\x18\x03 \x03(\x0b\x32\x19.satchel.link.AttemptName"6\n\x07Refused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t"\x1e\n\x08Released\x12\x12\n\nsession_id\x18\x01 \x01(\t"7\n\tCommitted\x12*\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.satchel.link.AttemptName"D\n\x06\x43\x61ncel\x12*\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.satchel.link.AttemptName\x12\x0e\n\x06reason\x18\x02 \x01(\t":\n\x0cNeedSnapshot\x12*\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.satchel.link.AttemptName"\x1d\n\x07Release\x12\x12\n\nsession_id\x18\x01 \x01(\t"\x16\n\x04Ping\x12\x0e\n\x06number\x18\x01 \x01(\x04"\x16\n\x04Pong\x12\x0e\n\x06number\x18\x01 \x01(\x04"\xf3\x01\n\x0bWorkerFrame\x12*\n\x08register\x18\x01 \x01(\x0b\x32\x16.satchel.link.RegisterH\x00\x12\x35\n\x08response\x18\x02 \x01(\x0b\x32!.satchel.link.TextMessageResponseH\x00\x12*\n\x08released\x18\x03 \x01(\x0b\x32\x16.satchel.link.ReleasedH\x00\x12"\n\x04ping\x18\x04 \x01(\x0b\x32\x12.satchel.link.PingH\x00\x12"\n\x04pong\x18\x05 \x01(\x0b\x32\x12.satchel.link.PongH\x00\x42\x07\n\x05\x66rameJ\x04\x08\x06\x10\t"\xa5\x03\n\x08HubFrame\x12.\n\nregistered\x18\x01 \x01(\x0b\x32\x18.satchel.link.RegisteredH\x00\x12(\n\x07refused\x18\x02 \x01(\x0b\x32\x15.satchel.link.RefusedH\x00\x12\x33\n\x07request\x18\x03 \x01(\x0b\x32 .satchel.link.TextMessageRequestH\x00\x12,\n\tcommitted\x18\x04 \x01(\x0b\x32\x17.satchel.link.CommittedH\x00\x12&\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x14.satchel.link.CancelH\x00\x12\x33\n\rneed_snapshot\x18\x06 \x01(\x0b\x32\x1a.satchel.link.NeedSnapshotH\x00\x12(\n\x07release\x18\x07 \x01(\x0b\x32\x15.satchel.link.ReleaseH\x00\x12"\n\x04ping\x18\x08 \x01(\x0b\x32\x12.satchel.link.PingH\x00\x12"\n\x04pong\x18\t \x01(\x0b\x32\x12.satchel.link.PongH\x00\x42\x07\n\x05\x66rameJ\x04\x08\n\x10\x0e*\xa9\x01\n\x14TextMessageErrorCode\x12\x12\n\x0eINTERNAL_ERROR\x10\x00\x12\x1b\n\x17SESSION_STATE_NOT_FOUND\x10\x01\x12\x16\n\x12TEXT_HANDLER_ERROR\x10\x02\x12\x12\n\x0ePROCESS_CLOSED\x10\x03\x12\x10\n\x0cTURN_REFUSED\x10\x10\x12\x13\n\x0fSTATE_TOO_LARGE\x10\x11\x12\r\n\tCANCELLED\x10\x12*>\n\x08\x43hatRole\x12\r\n\tDEVELOPER\x10\x00\x12\n\n\x06SYSTEM\x10\x01\x12\x08\n\x04USER\x10\x02\x12\r\n\tASSISTANT\x10\x03\x62\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsatchel/protocol/link.proto\x12\x0csatchel.link\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x02\n\x12TextMessageRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nagent_name\x18\x04 \x01(\t\x12\x10\n\x08metadata\x18\x05 \x01(\t\x12;\n\rsession_state\x18\x06 \x01(\x0b\x32\x1f.satchel.link.AgentSessionStateH\x00\x88\x01\x01\x12\r\n\x05\x65poch\x18\x10 \x01(\x04\x12\x14\n\x0cstart_number\x18\x11 \x01(\x04\x12\x16\n\x0e\x61ttempt_number\x18\x12 \x01(\x04\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x13 \x01(\x04\x12\x14\n\x0cwants_digest\x18\x14 \x01(\x08\x12\x16\n\x0ewants_snapshot\x18\x15 \x01(\x08\x12\x17\n\x0f\x64\x65lta_bytes_max\x18\x16 \x01(\x04\x42\x10\n\x0e_session_state\"\xa4\x03\n\x13TextMessageResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x07message\x18\x03 \x01(\x0b\x32\x19.satchel.link.ChatMessageH\x00\x12\x33\n\rfunction_call\x18\x04 \x01(\x0b\x32\x1a.satchel.link.FunctionCallH\x00\x12@\n\x14\x66unction_call_output\x18\x05 \x01(\x0b\x32 .satchel.link.FunctionCallOutputH\x00\x12\x33\n\ragent_handoff\x18\x06 \x01(\x0b\x32\x1a.satchel.link.AgentHandoffH\x00\x12\x35\n\x08\x63omplete\x18\x07 \x01(\x0b\x32!.satchel.link.TextMessageCompleteH\x00\x12-\n\ntext_delta\x18\x12 \x01(\x0b\x32\x17.satchel.link.TextDeltaH\x00\x12\r\n\x05\x65poch\x18\x10 \x01(\x04\x12\r\n\x05index\x18\x11 \x01(\x04\x42\x07\n\x05\x65vent\"\xc6\x02\n\x13TextMessageComplete\x12\x38\n\rsession_state\x18\x01 \x01(\x0b\x32\x1f.satchel.link.AgentSessionStateH\x00\x12/\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1e.satchel.link.TextMessageErrorH\x00\x12\x12\n\nhandler_ms\x18\x10 \x01(\x01\x12H\n\x0c\x63hanged_rows\x18\x11 \x03(\x0b\x32\x32.satchel.link.TextMessageComplete.ChangedRowsEntry\x12\x0e\n\x06\x65vents\x18\x12 \x01(\x04\x1aL\n\x10\x43hangedRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.satchel.link.RowChanges:\x02\x38\x01\x42\x08\n\x06result\"\xeb\x02\n\x11\x41gentSessionState\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\x08snapshot\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05\x64\x65lta\x18\x03 \x01(\x0cH\x00\x12\x10\n\x08state_id\x18\x10 \x01(\x0c\x12*\n\x04\x62\x61se\x18\x11 \x01(\x0b\x32\x17.satchel.link.StateNameH\x01\x88\x01\x01\x12-\n\x08\x65nvelope\x18\x12 \x01(\x0b\x32\x16.satchel.link.EnvelopeH\x02\x88\x01\x01\x12&\n\x05\x63hain\x18\x13 \x03(\x0b\x32\x17.satchel.link.ChainLink\x12-\n\x06schema\x18\x14 \x01(\x0b\x32\x18.satchel.link.SchemaNameH\x03\x88\x01\x01\x12\x13\n\x06\x64igest\x18\x15 \x01(\x0cH\x04\x88\x01\x01\x12\x13\n\x0bstate_bytes\x18\x16 \x01(\x04\x42\x06\n\x04\x64\x61taB\x07\n\x05_baseB\x0b\n\t_envelopeB\t\n\x07_schemaB\t\n\x07_digest\"\x8a\x01\n\x10TextMessageError\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x30\n\x04\x63ode\x18\x02 \x01(\x0e\x32\".satchel.link.TextMessageErrorCode\x12*\n\x04held\x18\x10 \x01(\x0b\x32\x17.satchel.link.StateNameH\x00\x88\x01\x01\x42\x07\n\x05_held\"\xd1\x01\n\x0b\x43hatMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.satchel.link.ChatRole\x12\x36\n\x07\x63ontent\x18\x03 \x03(\x0b\x32%.satchel.link.ChatMessage.ChatContent\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a(\n\x0b\x43hatContent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\t\n\x07payload\"|\n\x0c\x46unctionCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x12\x46unctionCallOutput\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12\x10\n\x08is_error\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8c\x01\n\x0c\x41gentHandoff\x12\n\n\x02id\x18\x01 \x01(\t\x12\x19\n\x0cold_agent_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cnew_agent_id\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_old_agent_id\"*\n\tTextDelta\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"@\n\nRowChanges\x12\x10\n\x08inserted\x18\x01 \x01(\x04\x12\x0f\n\x07updated\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04\".\n\tStateName\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08state_id\x18\x02 \x01(\x0c\"1\n\nSchemaName\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\"L\n\x08\x45nvelope\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\r\x12\x10\n\x08raw_size\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x0cJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06\"\x85\x01\n\tChainLink\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\x08snapshot\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05\x64\x65lta\x18\x03 \x01(\x0cH\x00\x12\x10\n\x08state_id\x18\x04 \x01(\x0c\x12(\n\x08\x65nvelope\x18\x05 \x01(\x0b\x32\x16.satchel.link.EnvelopeB\x06\n\x04\x64\x61ta\"D\n\x0b\x41ttemptName\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\x96\x01\n\tAgentSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06schema\x18\x02 \x01(\x0b\x32\x18.satchel.link.SchemaName\x12\x12\n\nschema_min\x18\x03 \x01(\x04\x12\x16\n\x0eturn_timeout_s\x18\x04 \x01(\x01\x12\x14\n\x0cmax_attempts\x18\x05 \x01(\r\x12\x0f\n\x07on_busy\x18\x06 \x01(\t\"[\n\tHeldState\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x04name\x18\x02 \x01(\x0b\x32\x17.satchel.link.StateName\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x04\"\xe4\x01\n\x08Register\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\r\x12\'\n\x06\x61gents\x18\x05 \x03(\x0b\x32\x17.satchel.link.AgentSpec\x12%\n\x04held\x18\x06 \x03(\x0b\x32\x17.satchel.link.HeldState\x12+\n\x08\x61ttempts\x18\x07 \x03(\x0b\x32\x19.satchel.link.AttemptName\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t\"a\n\nRegistered\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x17\n\x0fping_interval_s\x18\x02 \x01(\x01\x12*\n\x07\x61\x64opted\x18\x03 \x03(\x0b\x32\x19.satchel.link.AttemptName\"6\n\x07Refused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\"\x1e\n\x08Released\x12\x12\n\nsession_id\x18\x01 \x01(\t\"7\n\tCommitted\x12*\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.satchel.link.AttemptName\"D\n\x06\x43\x61ncel\x12*\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.satchel.link.AttemptName\x12\x0e\n\x06reason\x18\x02 \x01(\t\":\n\x0cNeedSnapshot\x12*\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x19.satchel.link.AttemptName\"\x1d\n\x07Release\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x04Ping\x12\x0e\n\x06number\x18\x01 \x01(\x04\"\x16\n\x04Pong\x12\x0e\n\x06number\x18\x01 \x01(\x04\"\xf3\x01\n\x0bWorkerFrame\x12\"\n\x04ping\x18\x01 \x01(\x0b\x32\x12.satchel.link.PingH\x00\x12\"\n\x04pong\x18\x02 \x01(\x0b\x32\x12.satchel.link.PongH\x00\x12*\n\x08register\x18\x03 \x01(\x0b\x32\x16.satchel.link.RegisterH\x00\x12\x35\n\x08response\x18\x04 \x01(\x0b\x32!.satchel.link.TextMessageResponseH\x00\x12*\n\x08released\x18\x05 \x01(\x0b\x32\x16.satchel.link.ReleasedH\x00\x42\x07\n\x05\x66rameJ\x04\x08\x06\x10\t\"\xa5\x03\n\x08HubFrame\x12\"\n\x04ping\x18\x01 \x01(\x0b\x32\x12.satchel.link.PingH\x00\x12\"\n\x04pong\x18\x02 \x01(\x0b\x32\x12.satchel.link.PongH\x00\x12.\n\nregistered\x18\x10 \x01(\x0b\x32\x18.satchel.link.RegisteredH\x00\x12(\n\x07refused\x18\x11 \x01(\x0b\x32\x15.satchel.link.RefusedH\x00\x12\x33\n\x07request\x18\x12 \x01(\x0b\x32 .satchel.link.TextMessageRequestH\x00\x12,\n\tcommitted\x18\x13 \x01(\x0b\x32\x17.satchel.link.CommittedH\x00\x12&\n\x06\x63\x61ncel\x18\x14 \x01(\x0b\x32\x14.satchel.link.CancelH\x00\x12\x33\n\rneed_snapshot\x18\x15 \x01(\x0b\x32\x1a.satchel.link.NeedSnapshotH\x00\x12(\n\x07release\x18\x16 \x01(\x0b\x32\x15.satchel.link.ReleaseH\x00\x42\x07\n\x05\x66rameJ\x04\x08\x17\x10\x1b*\xa9\x01\n\x14TextMessageErrorCode\x12\x12\n\x0eINTERNAL_ERROR\x10\x00\x12\x1b\n\x17SESSION_STATE_NOT_FOUND\x10\x01\x12\x16\n\x12TEXT_HANDLER_ERROR\x10\x02\x12\x12\n\x0ePROCESS_CLOSED\x10\x03\x12\x10\n\x0cTURN_REFUSED\x10\x10\x12\x13\n\x0fSTATE_TOO_LARGE\x10\x11\x12\r\n\tCANCELLED\x10\x12*>\n\x08\x43hatRole\x12\r\n\tDEVELOPER\x10\x00\x12\n\n\x06SYSTEM\x10\x01\x12\x08\n\x04USER\x10\x02\x12\r\n\tASSISTANT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "satchel.protocol.link_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'satchel.protocol.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY"]._loaded_options = None
-    _globals["_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY"]._serialized_options = b"8\001"
-    _globals["_TEXTMESSAGEERRORCODE"]._serialized_start = 4410
-    _globals["_TEXTMESSAGEERRORCODE"]._serialized_end = 4579
-    _globals["_CHATROLE"]._serialized_start = 4581
-    _globals["_CHATROLE"]._serialized_end = 4643
-    _globals["_TEXTMESSAGEREQUEST"]._serialized_start = 79
-    _globals["_TEXTMESSAGEREQUEST"]._serialized_end = 426
-    _globals["_TEXTMESSAGERESPONSE"]._serialized_start = 429
-    _globals["_TEXTMESSAGERESPONSE"]._serialized_end = 849
-    _globals["_TEXTMESSAGECOMPLETE"]._serialized_start = 852
-    _globals["_TEXTMESSAGECOMPLETE"]._serialized_end = 1178
-    _globals["_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY"]._serialized_start = 1092
-    _globals["_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY"]._serialized_end = 1168
-    _globals["_AGENTSESSIONSTATE"]._serialized_start = 1181
-    _globals["_AGENTSESSIONSTATE"]._serialized_end = 1544
-    _globals["_TEXTMESSAGEERROR"]._serialized_start = 1547
-    _globals["_TEXTMESSAGEERROR"]._serialized_end = 1685
-    _globals["_CHATMESSAGE"]._serialized_start = 1688
-    _globals["_CHATMESSAGE"]._serialized_end = 1897
-    _globals["_CHATMESSAGE_CHATCONTENT"]._serialized_start = 1857
-    _globals["_CHATMESSAGE_CHATCONTENT"]._serialized_end = 1897
-    _globals["_FUNCTIONCALL"]._serialized_start = 1899
-    _globals["_FUNCTIONCALL"]._serialized_end = 2023
-    _globals["_FUNCTIONCALLOUTPUT"]._serialized_start = 2026
-    _globals["_FUNCTIONCALLOUTPUT"]._serialized_end = 2171
-    _globals["_AGENTHANDOFF"]._serialized_start = 2174
-    _globals["_AGENTHANDOFF"]._serialized_end = 2314
-    _globals["_TEXTDELTA"]._serialized_start = 2316
-    _globals["_TEXTDELTA"]._serialized_end = 2358
-    _globals["_ROWCHANGES"]._serialized_start = 2360
-    _globals["_ROWCHANGES"]._serialized_end = 2424
-    _globals["_STATENAME"]._serialized_start = 2426
-    _globals["_STATENAME"]._serialized_end = 2472
-    _globals["_SCHEMANAME"]._serialized_start = 2474
-    _globals["_SCHEMANAME"]._serialized_end = 2523
-    _globals["_ENVELOPE"]._serialized_start = 2525
-    _globals["_ENVELOPE"]._serialized_end = 2601
-    _globals["_CHAINLINK"]._serialized_start = 2604
-    _globals["_CHAINLINK"]._serialized_end = 2737
-    _globals["_ATTEMPTNAME"]._serialized_start = 2739
-    _globals["_ATTEMPTNAME"]._serialized_end = 2807
-    _globals["_AGENTSPEC"]._serialized_start = 2810
-    _globals["_AGENTSPEC"]._serialized_end = 2960
-    _globals["_HELDSTATE"]._serialized_start = 2962
-    _globals["_HELDSTATE"]._serialized_end = 3053
-    _globals["_REGISTER"]._serialized_start = 3056
-    _globals["_REGISTER"]._serialized_end = 3284
-    _globals["_REGISTERED"]._serialized_start = 3286
-    _globals["_REGISTERED"]._serialized_end = 3383
-    _globals["_REFUSED"]._serialized_start = 3385
-    _globals["_REFUSED"]._serialized_end = 3439
-    _globals["_RELEASED"]._serialized_start = 3441
-    _globals["_RELEASED"]._serialized_end = 3471
-    _globals["_COMMITTED"]._serialized_start = 3473
-    _globals["_COMMITTED"]._serialized_end = 3528
-    _globals["_CANCEL"]._serialized_start = 3530
-    _globals["_CANCEL"]._serialized_end = 3598
-    _globals["_NEEDSNAPSHOT"]._serialized_start = 3600
-    _globals["_NEEDSNAPSHOT"]._serialized_end = 3658
-    _globals["_RELEASE"]._serialized_start = 3660
-    _globals["_RELEASE"]._serialized_end = 3689
-    _globals["_PING"]._serialized_start = 3691
-    _globals["_PING"]._serialized_end = 3713
-    _globals["_PONG"]._serialized_start = 3715
-    _globals["_PONG"]._serialized_end = 3737
-    _globals["_WORKERFRAME"]._serialized_start = 3740
-    _globals["_WORKERFRAME"]._serialized_end = 3983
-    _globals["_HUBFRAME"]._serialized_start = 3986
-    _globals["_HUBFRAME"]._serialized_end = 4407
+  DESCRIPTOR._loaded_options = None
+  _globals['_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY']._loaded_options = None
+  _globals['_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY']._serialized_options = b'8\001'
+  _globals['_TEXTMESSAGEERRORCODE']._serialized_start=4410
+  _globals['_TEXTMESSAGEERRORCODE']._serialized_end=4579
+  _globals['_CHATROLE']._serialized_start=4581
+  _globals['_CHATROLE']._serialized_end=4643
+  _globals['_TEXTMESSAGEREQUEST']._serialized_start=79
+  _globals['_TEXTMESSAGEREQUEST']._serialized_end=426
+  _globals['_TEXTMESSAGERESPONSE']._serialized_start=429
+  _globals['_TEXTMESSAGERESPONSE']._serialized_end=849
+  _globals['_TEXTMESSAGECOMPLETE']._serialized_start=852
+  _globals['_TEXTMESSAGECOMPLETE']._serialized_end=1178
+  _globals['_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY']._serialized_start=1092
+  _globals['_TEXTMESSAGECOMPLETE_CHANGEDROWSENTRY']._serialized_end=1168
+  _globals['_AGENTSESSIONSTATE']._serialized_start=1181
+  _globals['_AGENTSESSIONSTATE']._serialized_end=1544
+  _globals['_TEXTMESSAGEERROR']._serialized_start=1547
+  _globals['_TEXTMESSAGEERROR']._serialized_end=1685
+  _globals['_CHATMESSAGE']._serialized_start=1688
+  _globals['_CHATMESSAGE']._serialized_end=1897
+  _globals['_CHATMESSAGE_CHATCONTENT']._serialized_start=1857
+  _globals['_CHATMESSAGE_CHATCONTENT']._serialized_end=1897
+  _globals['_FUNCTIONCALL']._serialized_start=1899
+  _globals['_FUNCTIONCALL']._serialized_end=2023
+  _globals['_FUNCTIONCALLOUTPUT']._serialized_start=2026
+  _globals['_FUNCTIONCALLOUTPUT']._serialized_end=2171
+  _globals['_AGENTHANDOFF']._serialized_start=2174
+  _globals['_AGENTHANDOFF']._serialized_end=2314
+  _globals['_TEXTDELTA']._serialized_start=2316
+  _globals['_TEXTDELTA']._serialized_end=2358
+  _globals['_ROWCHANGES']._serialized_start=2360
+  _globals['_ROWCHANGES']._serialized_end=2424
+  _globals['_STATENAME']._serialized_start=2426
+  _globals['_STATENAME']._serialized_end=2472
+  _globals['_SCHEMANAME']._serialized_start=2474
+  _globals['_SCHEMANAME']._serialized_end=2523
+  _globals['_ENVELOPE']._serialized_start=2525
+  _globals['_ENVELOPE']._serialized_end=2601
+  _globals['_CHAINLINK']._serialized_start=2604
+  _globals['_CHAINLINK']._serialized_end=2737
+  _globals['_ATTEMPTNAME']._serialized_start=2739
+  _globals['_ATTEMPTNAME']._serialized_end=2807
+  _globals['_AGENTSPEC']._serialized_start=2810
+  _globals['_AGENTSPEC']._serialized_end=2960
+  _globals['_HELDSTATE']._serialized_start=2962
+  _globals['_HELDSTATE']._serialized_end=3053
+  _globals['_REGISTER']._serialized_start=3056
+  _globals['_REGISTER']._serialized_end=3284
+  _globals['_REGISTERED']._serialized_start=3286
+  _globals['_REGISTERED']._serialized_end=3383
+  _globals['_REFUSED']._serialized_start=3385
+  _globals['_REFUSED']._serialized_end=3439
+  _globals['_RELEASED']._serialized_start=3441
+  _globals['_RELEASED']._serialized_end=3471
+  _globals['_COMMITTED']._serialized_start=3473
+  _globals['_COMMITTED']._serialized_end=3528
+  _globals['_CANCEL']._serialized_start=3530
+  _globals['_CANCEL']._serialized_end=3598
+  _globals['_NEEDSNAPSHOT']._serialized_start=3600
+  _globals['_NEEDSNAPSHOT']._serialized_end=3658
+  _globals['_RELEASE']._serialized_start=3660
+  _globals['_RELEASE']._serialized_end=3689
+  _globals['_PING']._serialized_start=3691
+  _globals['_PING']._serialized_end=3713
+  _globals['_PONG']._serialized_start=3715
+  _globals['_PONG']._serialized_end=3737
+  _globals['_WORKERFRAME']._serialized_start=3740
+  _globals['_WORKERFRAME']._serialized_end=3983
+  _globals['_HUBFRAME']._serialized_start=3986
+  _globals['_HUBFRAME']._serialized_end=4407
 # @@protoc_insertion_point(module_scope)

@@ -385,21 +385,23 @@ class Pong(_message.Message):
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("register", "response", "released", "ping", "pong")
+    __slots__ = ("ping", "pong", "register", "response", "released")
+    PING_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     RELEASED_FIELD_NUMBER: _ClassVar[int]
-    PING_FIELD_NUMBER: _ClassVar[int]
-    PONG_FIELD_NUMBER: _ClassVar[int]
+    ping: Ping
+    pong: Pong
     register: Register
     response: TextMessageResponse
     released: Released
-    ping: Ping
-    pong: Pong
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., response: _Optional[_Union[TextMessageResponse, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
+    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., register: _Optional[_Union[Register, _Mapping]] = ..., response: _Optional[_Union[TextMessageResponse, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ...) -> None: ...
 
 class HubFrame(_message.Message):
-    __slots__ = ("registered", "refused", "request", "committed", "cancel", "need_snapshot", "release", "ping", "pong")
+    __slots__ = ("ping", "pong", "registered", "refused", "request", "committed", "cancel", "need_snapshot", "release")
+    PING_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
@@ -407,8 +409,8 @@ class HubFrame(_message.Message):
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     NEED_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
-    PING_FIELD_NUMBER: _ClassVar[int]
-    PONG_FIELD_NUMBER: _ClassVar[int]
+    ping: Ping
+    pong: Pong
     registered: Registered
     refused: Refused
     request: TextMessageRequest
@@ -416,6 +418,4 @@ class HubFrame(_message.Message):
     cancel: Cancel
     need_snapshot: NeedSnapshot
     release: Release
-    ping: Ping
-    pong: Pong
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., request: _Optional[_Union[TextMessageRequest, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., need_snapshot: _Optional[_Union[NeedSnapshot, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
+    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., request: _Optional[_Union[TextMessageRequest, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., need_snapshot: _Optional[_Union[NeedSnapshot, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,244 @@
+"""The rules of a link: who may send what when, and when the peer is lost."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satchel.errors import LinkClosed, LinkError, PeerViolation
+from satchel.limits import PING_INTERVAL_S, PINGS_LOST_MAX
+from satchel.protocol.codec import encode_hub, encode_worker
+from satchel.protocol.link import MOVES, Link, LinkState, Role
+from satchel.protocol.messages import PROTOCOL_VERSION, Cancel, Ping, Pong, Refused, Register, Registered
+from tests.protocol.frames import ATTEMPT, HUB_FRAMES, REGISTER, RESULT, WARM, WORKER_FRAMES
+
+REGISTERED = Registered("default", 2.0)
+
+
+def opened(now: float = 0.0) -> tuple[Link, Link]:
+    """Return both sides of a link that is open, worker first."""
+    worker, hub = Link(Role.WORKER, now=now), Link(Role.HUB, now=now)
+    hub.receive(worker.send(REGISTER), now)
+    worker.receive(hub.send(REGISTERED), now)
+    return worker, hub
+
+
+def test_a_worker_registers_and_a_turn_goes_both_ways():
+    worker, hub = Link(Role.WORKER, now=0), Link(Role.HUB, now=0)
+
+    assert hub.receive(worker.send(REGISTER), 0) == [REGISTER]
+    assert worker.receive(hub.send(REGISTERED), 0) == [REGISTERED]
+    assert worker.receive(hub.send(WARM), 0) == [WARM]
+    assert hub.receive(worker.send(RESULT), 0) == [RESULT]
+    assert worker.state is hub.state is LinkState.OPEN
+
+
+@pytest.mark.parametrize("frame", [frame for frame in WORKER_FRAMES if not isinstance(frame, Register)])
+def test_nothing_comes_before_register(frame):
+    """Until then the hub does not know who speaks."""
+    hub = Link(Role.HUB, now=0)
+
+    with pytest.raises(PeerViolation, match="opened"):
+        hub.receive(encode_worker(frame), 0)
+
+
+@pytest.mark.parametrize("frame", HUB_FRAMES)
+def test_a_hub_says_nothing_before_it_is_asked(frame):
+    worker = Link(Role.WORKER, now=0)
+
+    with pytest.raises(PeerViolation, match="opened"):
+        worker.receive(encode_hub(frame), 0)
+
+
+def test_a_worker_registers_once():
+    """A second one would give the link another name in the middle of its turns."""
+    _, hub = opened()
+
+    with pytest.raises(PeerViolation, match="Register"):
+        hub.receive(encode_worker(REGISTER), 0)
+
+
+def test_what_is_not_legal_now_is_not_sent():
+    """Our own mistake is another class than the peer's, and harms no link."""
+    worker = Link(Role.WORKER, now=0)
+
+    with pytest.raises(LinkError, match="opened") as caught:
+        worker.send(RESULT)
+
+    assert not isinstance(caught.value, LinkClosed | PeerViolation)
+    assert worker.send(REGISTER)
+
+
+def test_every_move_is_legal_on_both_sides():
+    """What one side may send, the other may receive: the table is one."""
+    for frame in WORKER_FRAMES + HUB_FRAMES:
+        senders = [role for role, moves in MOVES.items() if any(type(frame) in kinds for kinds in moves.values())]
+        assert senders, type(frame).__name__
+
+
+@given(st.lists(st.sampled_from(WORKER_FRAMES + HUB_FRAMES), max_size=6))
+def test_what_one_side_may_send_the_other_takes(sent):
+    """Both sides move together through any conversation."""
+    worker, hub = Link(Role.WORKER, now=0), Link(Role.HUB, now=0)
+    for frame, (sender, receiver) in itertools.product(sent, [(worker, hub), (hub, worker)]):
+        if isinstance(frame, Pong):
+            continue  # answers a ping that was sent, which these are not
+        try:
+            data = sender.send(frame)
+        except LinkError:
+            continue
+        receiver.receive(data, 0)
+        assert worker.state is hub.state
+
+
+def test_another_protocol_version_is_refused_with_the_way_out():
+    theirs = Register("w1", PROTOCOL_VERSION + 1, "2027.1", 1, REGISTER.agents)
+    hub = Link(Role.HUB, now=0)
+
+    with pytest.raises(PeerViolation, match="install the same release"):
+        hub.receive(encode_worker(theirs), 0)
+
+
+def test_a_side_that_saw_a_violation_is_dead_and_says_why():
+    """Nothing that comes after it can be trusted."""
+    _, hub = opened()
+    with pytest.raises(PeerViolation):
+        hub.receive(b"\xff", 0)
+
+    for use in (
+        lambda: hub.receive(encode_worker(Ping(1)), 0),
+        lambda: hub.send(WARM),
+        lambda: hub.tick(100),
+    ):
+        with pytest.raises(LinkClosed, match="not protobuf"):
+            use()
+
+
+def test_a_refused_worker_learns_why_and_is_closed():
+    worker, hub = Link(Role.WORKER, now=0), Link(Role.HUB, now=0)
+    hub.receive(worker.send(REGISTER), 0)
+    refused = Refused("LINK_REFUSED", "Its schema is another.")
+
+    assert worker.receive(hub.send(refused), 0) == [refused]
+    for side in (worker, hub):
+        with pytest.raises(LinkClosed, match="Its schema is another"):
+            side.tick(100)
+
+
+def test_a_frame_that_cannot_be_encoded_leaves_the_link_as_it_was():
+    _, hub = opened()
+
+    with pytest.raises(Exception, match="cannot be sent"):
+        hub.send(Cancel(ATTEMPT, "\ud800"))
+
+    assert hub.send(WARM)
+
+
+# --- heartbeat ---------------------------------------------------------------------------------
+
+
+def test_a_ping_is_due_every_interval_the_hub_names():
+    worker, hub = opened()
+
+    for side in (worker, hub):
+        assert side.next_deadline() == 2.0
+        assert side.tick(1.9) == []
+        assert len(side.tick(2.0)) == 1
+        assert side.next_deadline() == 4.0
+
+
+def test_a_ping_is_answered_by_the_link_itself():
+    """No shell, and so no handler, stands between a ping and its answer."""
+    worker, hub = opened()
+    (ping,) = hub.tick(2)
+
+    assert worker.receive(ping, 2) == []
+    (pong,) = worker.outgoing()
+    assert worker.outgoing() == []
+    assert hub.receive(pong, 2) == []
+
+
+def test_a_peer_that_answers_is_never_lost():
+    worker, hub = opened()
+
+    for now in range(2, 200, 2):
+        for ping in hub.tick(now):
+            worker.receive(ping, now)
+        for pong in worker.outgoing():
+            hub.receive(pong, now)
+
+    assert hub.state is LinkState.OPEN
+
+
+def test_a_peer_is_lost_after_its_last_chance_and_not_before():
+    _, hub = opened()
+    pings = [hub.tick(2 * count) for count in range(1, PINGS_LOST_MAX + 1)]
+    assert all(pings)
+
+    assert hub.tick(2 * PINGS_LOST_MAX + 1.9) == []
+    with pytest.raises(LinkClosed, match="3 pings"):
+        hub.tick(2 * PINGS_LOST_MAX + 2)
+
+
+def test_an_answer_to_an_early_ping_leaves_the_later_ones_unanswered():
+    """Only what was answered counts: a peer that falls behind is lost later, not never."""
+    _, hub = opened()
+    for count in range(1, PINGS_LOST_MAX + 1):
+        hub.tick(2 * count)
+    hub.receive(encode_worker(Pong(1)), 6)
+
+    assert len(hub.tick(8)) == 1
+    with pytest.raises(LinkClosed):
+        hub.tick(10)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_answer_to_no_ping_is_a_violation(number):
+    """It would make a dead peer look alive."""
+    _, hub = opened()
+    hub.tick(2)
+
+    with pytest.raises(PeerViolation, match="number"):
+        hub.receive(encode_worker(Pong(number)), 2)
+
+
+def test_a_ping_is_answered_once():
+    _, hub = opened()
+    hub.tick(2)
+    hub.receive(encode_worker(Pong(1)), 2)
+
+    with pytest.raises(PeerViolation, match="number"):
+        hub.receive(encode_worker(Pong(1)), 2)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_link_that_never_opens_is_lost_without_a_ping(role):
+    """A peer that connects and is silent must not hold a place."""
+    link = Link(role, now=0)
+    due = [PING_INTERVAL_S * count for count in range(1, PINGS_LOST_MAX + 1)]
+
+    assert [link.tick(now) for now in due] == [[]] * PINGS_LOST_MAX
+    with pytest.raises(LinkClosed):
+        link.tick(due[-1] + PING_INTERVAL_S)
+
+
+def test_slow_registration_costs_no_pings_later():
+    worker, hub = Link(Role.WORKER, now=0), Link(Role.HUB, now=0)
+    hub.receive(worker.send(REGISTER), 0)
+    for side in (worker, hub):
+        side.tick(PING_INTERVAL_S)
+    worker.receive(hub.send(REGISTERED), 6)
+
+    assert worker.next_deadline() == 8.0
+    (ping,) = hub.tick(8)
+    worker.receive(ping, 8)
+    assert hub.receive(worker.outgoing()[0], 8) == []
+
+
+def test_a_process_that_was_suspended_sends_one_ping():
+    """A burst would count as several unanswered ones at once."""
+    _, hub = opened()
+
+    assert len(hub.tick(1000)) == 1
+    assert hub.tick(1001) == []
