@@ -29,14 +29,13 @@ def digest(database: Database) -> bytes:
     Types are exact, and so is text that is not UTF-8; -0.0 counts as 0.0, which
     SQLite holds equal. ``_satchel_turn`` and what follows from other rows (indexes,
     generated columns, statistics) are left out. O(the state) in time; rows are read
-    one at a time, in the order of their key.
+    one at a time.
     """
     total = hashlib.sha256(fingerprint(database.connection))
     for table in _tables(database):
         if table.name != tables.TURN:
             total.update(msgspec.msgpack.encode((table.name, table.columns)))
-            for row in database.connection.execute(_rows_sql(table), can_cache=False):
-                total.update(msgspec.msgpack.encode(row))
+            total.update(_ordered(database, table) if _has_stored_order(table) else _unordered(database, table))
     return total.digest()
 
 
@@ -50,20 +49,33 @@ def _tables(database: Database) -> list[_Table]:
     return list(found.values())
 
 
-def _rows_sql(table: _Table) -> str:
-    names = [tables.quoted(column) for column in table.columns]
-    # The first letters of the five type names differ; one text tells the types of a row.
-    kinds = " || ".join(f"substr(typeof({name}), 1, 1)" for name in names)
-    values = ", ".join(
-        f"CASE typeof({name}) WHEN 'text' THEN CAST({name} AS BLOB) WHEN 'real' THEN {name} + 0.0 ELSE {name} END"
-        for name in names
-    )
-    return f"SELECT {kinds}, {values} FROM main.{tables.quoted(table.name)} ORDER BY {_order(table, names)}"
-
-
-def _order(table: _Table, names: list[str]) -> str:
-    """Return an order that two copies share: the stored key where it is one, else all columns."""
+def _has_stored_order(table: _Table) -> bool:
+    """Whether two copies read the rows in one order: that of the key they are stored by."""
     is_row_id = len(table.key) == 1 and table.key[0][2].upper() == "INTEGER"
-    if table.without_rowid or is_row_id:
-        return ", ".join(tables.quoted(column) for _, column, _ in sorted(table.key))
-    return ", ".join(f"typeof({name}), {name} COLLATE BINARY" for name in names)
+    return table.without_rowid or is_row_id
+
+
+def _ordered(database: Database, table: _Table) -> bytes:
+    key = ", ".join(tables.quoted(column) for _, column, _ in sorted(table.key))
+    rows = hashlib.sha256()
+    for row in database.connection.execute(f"{_select(table)} ORDER BY {key}", can_cache=False):
+        rows.update(msgspec.msgpack.encode(row))
+    return rows.digest()
+
+
+def _unordered(database: Database, table: _Table) -> bytes:
+    """Return the sum of the rows' hashes: the same in any order, and it counts rows that are equal."""
+    total = 0
+    for row in database.connection.execute(_select(table), can_cache=False):
+        total += int.from_bytes(hashlib.sha256(msgspec.msgpack.encode(row)).digest(), "big")
+    return (total % 2**256).to_bytes(32, "big")
+
+
+def _select(table: _Table) -> str:
+    # Text is read as bytes, which need not be UTF-8, and told from a blob by a first letter.
+    values = ", ".join(
+        f"CASE typeof({name}) WHEN 'text' THEN CAST('t' || {name} AS BLOB) WHEN 'blob' THEN CAST('b' || {name} AS BLOB)"
+        f" WHEN 'real' THEN {name} + 0.0 ELSE {name} END"
+        for name in map(tables.quoted, table.columns)
+    )
+    return f"SELECT {values} FROM main.{tables.quoted(table.name)}"

@@ -106,3 +106,12 @@ def test_vacuum_changes_the_file_and_not_the_digest():
 
         assert found == recording.digest == digest(recording.session._database)
         assert len(image) == recording.session.state_bytes
+
+
+def test_the_widest_table_has_a_digest():
+    """At SQLite's own bound of columns, with a key and without."""
+    columns = ", ".join(f"c{number}" for number in range(1999))
+    with Recording(f"CREATE TABLE t (a INTEGER PRIMARY KEY, {columns})") as recording:
+        recording.turn("INSERT INTO t (a, c1998) VALUES (1, 'x'); CREATE TABLE n AS SELECT * FROM t")
+
+        assert recording.copy().name == recording.session.name
