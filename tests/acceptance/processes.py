@@ -120,6 +120,12 @@ class Fleet:
         await until(joined)
         return process
 
+    async def kill_worker(self, pid: int) -> None:
+        """Kill the worker process *pid* with SIGKILL."""
+        (victim,) = [worker for worker in self.workers if worker.child is not None and worker.child.pid == pid]
+        self.workers.remove(victim)
+        await victim.kill()
+
     async def stop(self) -> None:
         for process in [*self.workers, *([self.hub] if self.hub else [])]:
             if process.child is not None and process.child.returncode is None:

@@ -1,5 +1,6 @@
 """``satchel hub``: serve a hub."""
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,8 @@ import uvloop
 
 from satchel.cli import logs
 from satchel.cli.options import DEFAULT_PORT, LogLevel, key_from
-from satchel.errors import InvalidRequest
-from satchel.hub.server import HubServer, running, web_server
-from satchel.hub.settings import Keys
+from satchel.hub.server import HubServer, base_url, listen, running, serve
+from satchel.hub.settings import Keys, check_exposure
 
 DEFAULT_STORE = ".satchel/hub.db"
 
@@ -41,25 +41,20 @@ def hub(
         api=key_from(api_key, api_key_file, name="caller key"),
         worker=key_from(worker_key, worker_key_file, name="worker key"),
     )
-    uvloop.run(_serve(host, port, store, keys))
+    check_exposure(host, keys)
+    listening = listen(host, port)
+    uvloop.run(_serve(HubServer(store, keys=keys, url=base_url(listening)), listening, has_keys=keys.api is not None))
 
 
-async def _serve(host: str, port: int, store: str, keys: Keys) -> None:
-    hub = HubServer(store, keys=keys, url=f"http://{host}:{port}")
+async def _serve(hub: HubServer, listening: socket.socket, *, has_keys: bool) -> None:
+    url = base_url(listening)
 
-    def started(url: str) -> None:
+    def started() -> None:
         typer.echo(f"hub    {url}")
         typer.echo(f"store  {hub.location}")
-        if keys.api is None:
+        if not has_keys:
             typer.echo("keys   none: only this machine can call it")
         typer.echo(f"next   satchel worker APP.py --hub {url}")
 
-    server = web_server(hub, host=host, port=port, keys=keys, started=started)
     async with running(hub):
-        try:
-            await server.serve()
-        except SystemExit as error:  # uvicorn's way of saying that it could not listen
-            raise InvalidRequest(
-                f"Port {port} on {host} cannot be listened on.",
-                hint="Another hub may run there; choose another with --port.",
-            ) from error
+        await serve(hub, listening, started=started)

@@ -373,7 +373,7 @@ class SessionRunner:
             plan = cheapest_plan(
                 held,
                 session.head.version,
-                snapshot_version=session.snapshot_version,
+                snapshot_version=session.head.version,
                 snapshot_bytes=session.chain_bytes,
                 delta_bytes=sizes,
             )
@@ -570,10 +570,11 @@ class SessionRunner:
 
     def _tell_end(self, turn: Turn, attempt: Attempt | None, *, handler_ms: float = 0.0) -> None:
         """Let the readers of a turn that ended without our commit know how."""
-        stream = self.streams.pop(turn.message_id, None)
+        stream = self.streams.get(turn.message_id)
         if stream is None:
             return
         complete = ended_complete(turn, self._report(attempt, handler_ms=handler_ms) if attempt else None)
+        del self.streams[turn.message_id]
         stream.finish(complete)
         self._hub.telemetry.turn_ended(turn, turn.status, complete)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 import uvicorn
@@ -10,12 +12,12 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
-from satchel.errors import InternalError, SatchelError
+from satchel.errors import InternalError, InvalidRequest, SatchelError
 from satchel.hub.api import create_app
 from satchel.hub.auth import Gate
 from satchel.hub.coordinator import Coordinator
 from satchel.hub.link import serve_worker
-from satchel.hub.settings import HubSettings, Keys, check_exposure
+from satchel.hub.settings import HubSettings, Keys
 from satchel.hub.telemetry import Telemetry
 from satchel.hub.websocket import WebSocketTransport
 from satchel.limits import FRAME_BYTES_MAX
@@ -117,20 +119,31 @@ class HubServer:
 class _Uvicorn(uvicorn.Server):
     """A server that stops the hub's work before its sockets: a lost link then restarts no turn."""
 
-    def __init__(self, config: uvicorn.Config, hub: HubServer, started: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, hub: HubServer, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._hub = hub
         self._started = started
 
-    async def startup(self, sockets: object = None) -> None:
-        await super().startup(sockets=sockets)  # type: ignore[arg-type]  # uvicorn's own list of sockets, passed on
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._started()
 
-    async def shutdown(self, sockets: object = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._hub.stop_work()
-        await super().shutdown(sockets=sockets)  # type: ignore[arg-type]  # the same
+        await super().shutdown(sockets=sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End in order on SIGINT and SIGTERM; uvicorn's own would then die of the signal."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
 
 
 @contextlib.asynccontextmanager
@@ -143,13 +156,28 @@ async def running(hub: HubServer) -> AsyncIterator[HubServer]:
         await hub.stop()
 
 
-def web_server(hub: HubServer, *, host: str, port: int, keys: Keys, started: Callable[[str], None]) -> uvicorn.Server:
-    """Return a server for *hub*, not yet serving; *started* hears its base URL. Raises ``InvalidRequest``."""
-    check_exposure(host, keys)
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 picks a free one. Raises ``InvalidRequest``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InvalidRequest(
+            f"Port {port} on {host} cannot be listened on: {error.strerror}.",
+            hint="Another hub may run there; choose another with --port.",
+        ) from error
+
+
+def base_url(listening: socket.socket) -> str:
+    """Return the URL at which a listening socket is reached."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def serve(hub: HubServer, listening: socket.socket, *, started: Callable[[], None]) -> None:
+    """Serve a started *hub* until SIGINT or SIGTERM; *started* is called once it accepts connections."""
     config = uvicorn.Config(
         hub.app,
-        host=host,
-        port=port,
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
@@ -160,4 +188,4 @@ def web_server(hub: HubServer, *, host: str, port: int, keys: Keys, started: Cal
         log_config=None,
         timeout_graceful_shutdown=STREAMS_END_S,
     )
-    return _Uvicorn(config, hub, started)
+    await _Uvicorn(config, hub, started).serve(sockets=[listening])
