@@ -21,6 +21,18 @@ class Disk(apsw.VFS):
         self.name = name
         self.syncs = 0
         self.is_broken = False
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def waiting(self) -> asyncio.Future[None]:
+        """Return what is done once somebody syncs."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self.arrived = lambda: loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+        return future
+
+    def arrived(self) -> None:
+        pass
 
     def xOpen(self, name, flags):  # noqa: N802  # SQLite's name
         return DiskFile(self, name, flags)
@@ -32,6 +44,8 @@ class DiskFile(apsw.VFSFile):
         self.disk = disk
 
     def xSync(self, flags):  # noqa: N802  # SQLite's name
+        self.disk.arrived()
+        self.disk.gate.wait()
         if self.disk.is_broken:
             raise apsw.IOError("the disk is gone")
         self.disk.syncs += 1
@@ -87,6 +101,7 @@ async def numbers(tmp_path: Path) -> AsyncIterator[Numbers]:
     await numbers.thread.open()
     yield numbers
     disk.is_broken = False
+    disk.gate.set()
     numbers.gate.set()
     await numbers.thread.close()
     disk.unregister()
@@ -114,6 +129,20 @@ async def test_calls_that_wait_share_one_sync(numbers: Numbers):
 
     assert numbers.disk.syncs == before + 1
     assert len(await numbers.read()) == GROUP_COMMIT_MAX
+
+
+async def test_nobody_hears_of_a_call_before_its_sync(numbers: Numbers):
+    """Only after it is durable does the caller see that the turn is complete."""
+    numbers.disk.gate.clear()
+    reached = numbers.disk.waiting()
+    written = numbers.insert(1)
+
+    await reached
+    before = written.done()
+    numbers.disk.gate.set()
+    await written
+
+    assert not before
 
 
 async def test_a_group_has_a_bound(numbers: Numbers):
