@@ -103,6 +103,7 @@ class _Screen:
         elif event.agent_handoff is not None:
             self.say(f"  · now {event.agent_handoff.new_agent_id}")
         elif event.restarted is not None:
+            self._streamed_id = None  # the next attempt may give its items the same IDs
             self.say(f"  · from the beginning: {event.restarted.reason}")
         elif event.complete is not None:
             self.has_ended = True

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from satchel.limits import KIB, MIB
 from satchel.model import Complete
 
+TENTHS_BELOW = 9.95
+"""Above it, a tenth says nothing and costs two columns."""
+
 
 def turn_line(complete: Complete) -> str:
     """Return the line of a turn that ended.
@@ -27,12 +30,11 @@ def turn_line(complete: Complete) -> str:
 
 
 def byte_count(size: int) -> str:
-    """Return *size* for people: ``212 B``, ``4.0 KB``, ``1.5 MB``."""
+    """Return *size* for people, in at most seven characters: ``212 B``, ``4.0 KB``, ``42 KB``, ``1.5 MB``."""
     if size < KIB:
         return f"{size} B"
-    if size < MIB:
-        return f"{size / KIB:.1f} KB"
-    return f"{size / MIB:.1f} MB"
+    number, unit = (size / KIB, "KB") if size < MIB else (size / MIB, "MB")
+    return f"{number:.1f} {unit}" if number < TENTHS_BELOW else f"{number:.0f} {unit}"
 
 
 def printable(text: str) -> str:

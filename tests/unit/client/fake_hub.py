@@ -83,7 +83,7 @@ class FakeHub:
 
     ``cuts`` drops the next streams after so many lines; -1 drops before the head.
     ``refusals`` answers the next message requests with (status, body) instead.
-    ``gates`` holds a line back, by its index, until it is set.
+    ``gates`` holds a line back, by its index, until it is set; a cancel sets it if ``cancel_ends``.
     """
 
     def __init__(self) -> None:
@@ -97,6 +97,8 @@ class FakeHub:
         self.ports: set[int] = set()
         self.has_sent = threading.Event()
         self.cancelled: list[str] = []
+        self.has_cancelled = threading.Event()
+        self.cancel_ends = True
         message = "/v1/sessions/{session_id}/messages/{message_id}"
         self.app = Starlette(
             routes=[
@@ -126,6 +128,8 @@ class FakeHub:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
+            for gate in self.gates.values():
+                gate.set()  # a failed test must not leave a thread waiting
             server.should_exit = server.force_exit = True
             thread.join()
             listener.close()
@@ -176,7 +180,8 @@ class FakeHub:
     async def _cancel(self, request: Request) -> Response:
         self._note(request)
         self.cancelled.append(request.path_params["message_id"])
-        for gate in self.gates.values():
+        self.has_cancelled.set()
+        for gate in self.gates.values() if self.cancel_ends else ():
             gate.set()
         return JSONResponse(self._row(request.path_params["message_id"], "cancelled"))
 
