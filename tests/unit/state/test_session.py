@@ -17,6 +17,7 @@ from satchel.model import (
     Version,
     next_state_id,
 )
+from satchel.state import tables
 from satchel.state.delta import check_turn_mark
 from satchel.state.payload import seal, unseal
 from satchel.state.schema import Schema
@@ -309,6 +310,50 @@ def test_a_delta_does_not_apply_to_another_attempts_version():
 
         assert stray.is_broken
         stray.close()
+
+
+OTHER_TABLES = {
+    "a table that is not there": ("CREATE TABLE u (a INTEGER PRIMARY KEY)", "INSERT INTO u VALUES (1)"),
+    "one column more": ("CREATE TABLE t (a INTEGER PRIMARY KEY, b, c)", "INSERT INTO t VALUES (9, 1, 2)"),
+    "one column less": ("CREATE TABLE t (a INTEGER PRIMARY KEY)", "INSERT INTO t VALUES (9)"),
+    "another key": ("CREATE TABLE t (a, b INTEGER PRIMARY KEY)", "INSERT INTO t VALUES (1, 9)"),
+    "a second mark": (
+        "CREATE TABLE t (a INTEGER PRIMARY KEY)",
+        "INSERT INTO _satchel_turn VALUES (2, '', 1, 1, x'', 1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", OTHER_TABLES)
+def test_a_delta_for_other_tables_is_refused(fault: str):
+    """SQLite skips such changes and reports success, so every table is compared before."""
+    definition, change = OTHER_TABLES[fault]
+    with Recording(SCHEMA) as recording:
+        recording.turn(INSERT)
+        base = recording.session.name
+        raw = forged(definition, change, base)
+        name = StateName(Version(2), next_state_id(base.state_id, Version(2), PayloadKind.DELTA, raw))
+        link = Link(name, seal(PayloadKind.DELTA, raw))
+
+        with pytest.raises(CorruptPayload, match="in that shape" if "mark" not in fault else "mark"):
+            opened(recording, [*recording.chain, link], base=name, digest=None)
+
+
+def forged(definition: str, change: str, base: StateName) -> bytes:
+    """Return a changeset on tables of another definition, with a right mark at its end."""
+    connection = apsw.Connection(":memory:")
+    connection.execute(f"{definition}; {tables.STATEMENTS[tables.TURN]}")
+    connection.execute("INSERT INTO _satchel_turn VALUES (1, 'alice', 1, 1, ?, 1)", (FIRST.state_id,))
+    recorder = apsw.Session(connection, "main")
+    recorder.attach()
+    connection.execute(change)
+    connection.execute(
+        "UPDATE _satchel_turn SET version = 2, epoch = 2, base_state_id = ? WHERE id = 1", (base.state_id,)
+    )
+    raw = recorder.changeset()
+    recorder.close()
+    connection.close()
+    return raw
 
 
 def test_a_catch_up_that_fails_marks_the_copy_broken():

@@ -269,7 +269,8 @@ def test_a_statement_of_ours_is_refused_to_a_handler_that_sends_the_same_text():
     """The statement cache must not carry our permission over."""
     with Recording() as recording:
         state = recording.begin().state
-        state["k"] = 1
+        state.update(k=1, other=2)
+        del state["other"]
 
         with pytest.raises(StateMisused, match="belongs to Satchel"):
             state.execute("DELETE FROM _satchel_values WHERE key = ?", ("k",))
