@@ -8,7 +8,8 @@ import pytest
 
 from satchel.errors import StateTooLarge, TurnRefused
 from satchel.model import DEFAULT_TENANT, PayloadKind, StateId, StateName
-from satchel.protocol.messages import Committed, Failure, FailureCode, Registered, Released, Result
+from satchel.protocol.messages import Committed, FailureCode, Registered, Released, Result
+from satchel.worker import runtime
 from satchel.worker.context import current_turn
 from satchel.worker.worker import Worker
 from tests.unit.worker.desk import SESSION, Desk, Notes, texts
@@ -135,6 +136,21 @@ async def test_an_agent_that_the_worker_does_not_have_is_refused(desk):
     assert failure.code is FailureCode.INTERNAL_ERROR
 
 
+async def test_a_corrupt_delta_costs_the_copy_that_it_was_applied_to(desk):
+    """What is left of it has no name: the next warm request must not find it."""
+    await desk.turn("a")
+    await desk.turn("b")
+    behind = desk.chain[-1]
+    bad_payload = msgspec.structs.replace(behind.payload, checksum=bytes(16))
+    later = StateName(desk.head.version + 1, StateId(bytes(16)))
+    bad = msgspec.structs.replace(behind, name=later, payload=bad_payload)
+
+    failure = await desk.outcome(desk.send("c", base=later, chain=(bad,)))
+
+    assert (failure.code, failure.held) == (FailureCode.SESSION_STATE_NOT_FOUND, None)
+    assert (await desk.outcome(desk.send("d"))).code is FailureCode.SESSION_STATE_NOT_FOUND
+
+
 # --- one attempt, the one of the highest epoch ------------------------------------------------
 
 
@@ -259,27 +275,34 @@ async def test_cancel_of_a_pending_result_rolls_it_back(desk):
 
     desk.cancel(request)
 
+    assert desk.runtime._copies.get(SESSION).session.pending is None
     await desk.turn("c")
     assert desk.answers[-1] == "2 notes"
 
 
-async def test_cancel_while_a_large_result_is_compressed():
+async def test_cancel_while_a_large_result_is_compressed(monkeypatch):
     """Sealing is in a thread then: its end must find the attempt cancelled."""
     large = Worker("large")
+    sealing, go_on = asyncio.Event(), threading.Event()
+    loop, seal = asyncio.get_running_loop(), runtime.seal
+
+    def seal_slowly(kind, raw):
+        loop.call_soon_threadsafe(sealing.set)
+        go_on.wait()
+        return seal(kind, raw)
 
     @large.on_message
     async def grow(turn):
         turn.state["blob"] = [turn.text] * 200_000
-        return "grown"
 
+    monkeypatch.setattr(runtime, "seal", seal_slowly)
     async with Desk(large) as desk:
         request = desk.send("a")
-        while not desk.answers:
-            await desk.see()
+        await sealing.wait()
         desk.cancel(request)
+        go_on.set()
 
-        outcome = await desk.outcome(request)
-        assert isinstance(outcome, Failure)
+        assert (await desk.outcome(request)).code is FailureCode.CANCELLED
         await desk.turn("b")
         assert desk.head.version == 1
 
