@@ -234,6 +234,13 @@ def test_a_register_out_of_shape_is_refused_by_the_fields_name(field, change):
     assert caught.value.details == {"field": field}
 
 
+@pytest.mark.parametrize("version", [3, 5])
+def test_a_chain_with_a_gap_is_refused(version):
+    """It ends where it should: only the step from link to link shows that one is missing, or twice there."""
+    with pytest.raises(PeerViolation, match="gap"):
+        decode_hub(damaged_request(COLD_WITH_DELTAS, session_state__chain__0__version=version))
+
+
 def test_a_worker_without_agents_is_refused():
     message = pb.WorkerFrame.FromString(encode_worker(frames.REGISTER))
     del message.register.agents[:]

@@ -1,6 +1,7 @@
 """A reply reads one message's events to the end, whatever happens to the connections."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 
@@ -284,6 +285,22 @@ async def test_two_readers_share_one_stream(hub: FakeHub, url: str):
         first, second = await asyncio.gather(_listed(reply), _listed(reply))
 
     assert first == second
+    assert hub.requests == [SENT]
+
+
+async def test_a_reader_that_leaves_does_not_take_the_stream_along(hub: FakeHub, url: str):
+    """The other one would have to open it again in the middle of the turn."""
+    gate = hub.gates[2] = threading.Event()
+    async with AsyncClient(url) as client:
+        reply = client.session("alice").send("a room", message_id="m1")
+        other = asyncio.create_task(_listed(reply))
+        async with contextlib.aclosing(aiter(reply)) as events:
+            await anext(events)
+        await asyncio.to_thread(hub.has_sent.wait)
+        gate.set()
+        events = await other
+
+    assert len(events) == 5
     assert hub.requests == [SENT]
 
 
