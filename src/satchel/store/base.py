@@ -234,7 +234,9 @@ class Log(Protocol):
         """Write a version with its turn's answer and events, if (head, state ID, epoch) are its base.
 
         Objects it names must be there. A snapshot starts a new chain. Repeating a
-        commit that was made returns the same turn. Raises ``Fenced``.
+        commit that was made returns the same turn. Raises ``Fenced``, and
+        ``CorruptPayload`` for what could never be rebuilt: an object that is not
+        there, a version that does not follow its base, a first one that is a delta.
         """
 
     async def fail(
@@ -274,7 +276,7 @@ class Log(Protocol):
     async def chain(self, key: SessionKey, version: Version) -> Sequence[ChainLink]:
         """Return the snapshot nearest below or at *version* and the deltas after it up to *version*.
 
-        Raises ``VersionNotFound`` (beyond the head, or 0), ``VersionExpired``.
+        Raises ``SessionNotFound``, ``VersionNotFound`` (beyond the head, or 0), ``VersionExpired``.
         """
 
     async def deltas(self, key: SessionKey, after: Version, upto: Version) -> Sequence[ChainLink] | None:
@@ -288,7 +290,7 @@ class Log(Protocol):
 
         False, and nothing changed, if the version is not kept any more or a snapshot
         at or after it exists. Raises ``Fenced`` if the version has another state ID
-        or digest.
+        or digest, ``CorruptPayload`` if it is no snapshot or its object is not there.
         """
 
     async def trim(self, key: SessionKey, *, retain_versions: int, retain_answers: int) -> None:

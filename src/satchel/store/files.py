@@ -4,6 +4,7 @@
 that has them open. The lock is the operating system's and ends with the process.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -54,15 +55,18 @@ class StoreLock:
     def take(cls, path: Path, *, holder: str) -> "StoreLock":
         """Lock the store at *path*; *holder* is the URL this process serves, or empty.
 
-        Raises ``StoreInUse``, which names the process that has it.
+        Raises ``StoreInUse``, which names the process that has it, and ``OSError``.
         """
         descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             content = os.pread(descriptor, 4096, 0)
             os.close(descriptor)
             raise _in_use(path, content) from error
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            raise
         me = _Holder(os.getpid(), socket.gethostname(), rfc3339(time.time_ns() // 1_000_000), holder)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, msgspec.json.encode(me), 0)
@@ -100,7 +104,7 @@ def connect_objects(path: Path) -> apsw.Connection:
 
     Raises ``StoreFormatUnknown``, also when the two files do not belong together.
     """
-    with connect_reader(path) as log:
+    with contextlib.closing(connect_reader(path)) as log:
         store_id = bytes(log.execute("SELECT store_id FROM meta").get)
         is_empty = log.execute("SELECT NOT EXISTS (SELECT 1 FROM session)").get
     objects = objects_path(path)

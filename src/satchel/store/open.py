@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from satchel.errors import InvalidRequest, NotSupported
+from satchel.errors import InvalidRequest, NotSupported, StoreUnavailable
 from satchel.store.base import Store
 from satchel.store.files import StoreLock
 from satchel.store.sqlite import SqliteStore
@@ -19,8 +19,14 @@ async def open_store(url: str, *, holder: str = "") -> Store:
     ``InvalidRequest``.
     """
     path = store_path(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = SqliteStore(path, StoreLock.take(path, holder=holder), now_ms=lambda: time.time_ns() // 1_000_000)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = StoreLock.take(path, holder=holder)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path} cannot be opened: {error.strerror}.", hint="Check the path and its permissions.", path=str(path)
+        ) from error
+    store = SqliteStore(path, lock, now_ms=lambda: time.time_ns() // 1_000_000)
     await store.open()
     return store
 

@@ -213,6 +213,14 @@ async def test_a_path_that_cannot_be_opened_is_unavailable(tmp_path: Path):
         await open_store(str(tmp_path / "x.db"))
 
 
+async def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path):
+    """An operating system's error would not say which of the hub's paths is wrong."""
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StoreUnavailable, match=r"file/x\.db cannot be opened"):
+        await open_store(str(tmp_path / "file" / "x.db"))
+
+
 async def test_both_files_are_kept_durably(tmp_path: Path):
     """WAL, a sync for every commit, foreign keys on: what the guarantees stand on."""
     store = await open_store(str(tmp_path / "x.db"))
