@@ -55,7 +55,7 @@ def find_room(*, beds: int) -> int:
     room = free.first()
     if room is None:
         raise TurnRefused("The house is full.")
-    return int(room.number)
+    return int(room["number"])
 
 
 def book_room(*, guest: str, room: int, nights: int) -> str:
@@ -72,10 +72,10 @@ def book_room(*, guest: str, room: int, nights: int) -> str:
 def check_out(*, guest: str) -> str:
     """Delete the booking and say goodbye."""
     left = current_turn().state.execute("DELETE FROM booking WHERE guest = ? RETURNING room", (guest,)).first()
-    return f"Goodbye, {guest}. Room {left.room} is free." if left else f"There is no {guest} here."
+    return f"Goodbye, {guest}. Room {left['room']} is free." if left else f"There is no {guest} here."
 
 
 def guests(turn: Turn) -> str:
     """Return who is in the house."""
     booked = turn.state.execute("SELECT guest, room FROM booking ORDER BY room")
-    return ", ".join(f"{row.guest} in {row.room}" for row in booked) or "Nobody yet."
+    return ", ".join(f"{row['guest']} in {row['room']}" for row in booked) or "Nobody yet."

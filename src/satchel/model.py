@@ -1,5 +1,6 @@
 """Frozen values that all parts share. No behaviour beyond what a value says about itself."""
 
+import datetime
 import enum
 import hashlib
 import json
@@ -278,6 +279,12 @@ class TurnEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 SEQ_PER_START: Final = 2**20
 """The cursor of the i-th event of the k-th start is ``k * 2**20 + i``."""
+
+
+def rfc3339(at_ms: int) -> str:
+    """Return a time as RFC 3339 UTC with milliseconds: ``2026-01-31T09:30:00.125Z``."""
+    at = datetime.datetime.fromtimestamp(at_ms // 1000, datetime.UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
 
 
 def canonical_json(value: object) -> bytes:

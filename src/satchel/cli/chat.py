@@ -33,7 +33,7 @@ def chat(
         typer.echo(f"session {talk.session_id}", err=True)
         is_terminal = sys.stdin.isatty()
         try:
-            ends = [run_turn(talk, text) for text in _lines(is_terminal=is_terminal)]
+            ends = [run_turn(talk, text) for text in read_lines(is_terminal=is_terminal)]
         except KeyboardInterrupt:
             typer.echo()
             raise typer.Exit(0 if is_terminal else INTERRUPTED) from None
@@ -41,7 +41,7 @@ def chat(
         raise typer.Exit(1)
 
 
-def _lines(*, is_terminal: bool) -> Iterator[str]:
+def read_lines(*, is_terminal: bool) -> Iterator[str]:
     """Yield what is typed or piped, without blank lines."""
     while True:
         try:

@@ -1,5 +1,6 @@
 """``satchel hub``: serve a hub."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import uvloop
 
 from satchel.cli import logs
 from satchel.cli.options import DEFAULT_PORT, LogLevel, key_from
-from satchel.hub.server import HubServer, base_url, listen, running, serve
+from satchel.hub.server import HubServer, base_url, listen, running, web_server
 from satchel.hub.settings import Keys, check_exposure
 
 DEFAULT_STORE = ".satchel/hub.db"
@@ -23,12 +24,12 @@ def hub(
     store: Annotated[
         str, typer.Option(help="Where the sessions are: a path, sqlite:///relative or sqlite:////absolute.")
     ] = DEFAULT_STORE,
-    api_key: Annotated[str | None, typer.Option(envvar="SATCHEL_API_KEY", help="Key that callers present.")] = None,
-    worker_key: Annotated[
-        str | None, typer.Option(envvar="SATCHEL_WORKER_KEY", help="Key that workers present.")
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the callers' key; else SATCHEL_API_KEY.")
     ] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help="File that holds the callers' key.")] = None,
-    worker_key_file: Annotated[Path | None, typer.Option(help="File that holds the workers' key.")] = None,
+    worker_key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the workers' key; else SATCHEL_WORKER_KEY.")
+    ] = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Serve a hub: it takes messages over HTTP and carries each session's state to a worker.
@@ -38,8 +39,8 @@ def hub(
     """
     logs.configure(log_level)
     keys = Keys(
-        api=key_from(api_key, api_key_file, name="caller key"),
-        worker=key_from(worker_key, worker_key_file, name="worker key"),
+        api=key_from(os.environ.get("SATCHEL_API_KEY"), api_key_file, name="caller key"),
+        worker=key_from(os.environ.get("SATCHEL_WORKER_KEY"), worker_key_file, name="worker key"),
     )
     check_exposure(host, keys)
     listening = listen(host, port)
@@ -57,4 +58,4 @@ async def _serve(hub: HubServer, listening: socket.socket, *, has_keys: bool) ->
         typer.echo(f"next   satchel worker APP.py --hub {url}")
 
     async with running(hub):
-        await serve(hub, listening, started=started)
+        await web_server(hub, started=started).serve(sockets=[listening])

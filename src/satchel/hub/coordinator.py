@@ -30,6 +30,7 @@ from satchel.protocol.messages import (
     FailureCode,
     Frame,
     Register,
+    Release,
     Released,
     Result,
 )
@@ -188,6 +189,12 @@ class Coordinator:
         self.fleet.leave(member)
         self.telemetry.workers.set(len(list(self.fleet)))
         self._lose(member)
+
+    def release(self, key: SessionKey) -> None:
+        """Have every worker drop its idle copy of a session: its next turn starts cold."""
+        for member in self.fleet.members(key.tenant):
+            if member.held.pop(key.session_id, None) is not None:
+                member.send(Release(key.session_id))
 
     def _lose(self, member: Member) -> None:
         for runner in list(self._runners.values()):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
@@ -135,6 +136,9 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """End in order on SIGINT and SIGTERM; uvicorn's own would then die of the signal."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
@@ -174,8 +178,12 @@ def base_url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def serve(hub: HubServer, listening: socket.socket, *, started: Callable[[], None]) -> None:
-    """Serve a started *hub* until SIGINT or SIGTERM; *started* is called once it accepts connections."""
+def web_server(hub: HubServer, *, started: Callable[[], None]) -> uvicorn.Server:
+    """Return a server for a started *hub*; give ``serve`` what ``listen`` returned.
+
+    In the main thread it ends on SIGINT and SIGTERM, elsewhere when ``should_exit`` is
+    set. *started* is called once it accepts connections.
+    """
     config = uvicorn.Config(
         hub.app,
         loop="uvloop",
@@ -188,4 +196,4 @@ async def serve(hub: HubServer, listening: socket.socket, *, started: Callable[[
         log_config=None,
         timeout_graceful_shutdown=STREAMS_END_S,
     )
-    await _Uvicorn(config, hub, started).serve(sockets=[listening])
+    return _Uvicorn(config, hub, started)

@@ -37,5 +37,5 @@ class WebSocketTransport:
     async def close(self, reason: str = "") -> None:
         if self._websocket.application_state is not WebSocketState.CONNECTED:
             return
-        with contextlib.suppress(RuntimeError, OSError):  # the peer was first
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):  # the peer was first
             await self._websocket.close(NORMAL_CLOSURE, reason[:120])
