@@ -11,7 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 
 import satchel
 from satchel import errors, limits, model
-from satchel.cli.main import app as cli
+from satchel.cli.main import command_line
 from satchel.client.client import AsyncSession
 from satchel.client.model import Answer
 from satchel.client.reply import Reply
@@ -159,7 +159,7 @@ def commands() -> dict[str, Any]:
             found.update(below(f"{name} {child.name}", child))
         return found
 
-    return below("satchel", typer.main.get_command(cli))
+    return below("satchel", typer.main.get_command(command_line()))
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
