@@ -59,9 +59,15 @@ def imports(path: Path) -> Iterator[str]:
             assert node.module is not None
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("satchel."):
-            if (SOURCE.parent / Path(*node.value.split("."))).with_suffix(".py").is_file():
-                yield node.value
+        elif isinstance(node, ast.Constant) and is_module(node.value):
+            yield node.value
+
+
+def is_module(value: object) -> bool:
+    """Whether *value* is the full name of one of our files."""
+    if not isinstance(value, str) or not value.startswith("satchel."):
+        return False
+    return (SOURCE.parent / Path(*value.split("."))).with_suffix(".py").is_file()
 
 
 def imported_parts(path: Path) -> set[str]:
