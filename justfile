@@ -25,3 +25,7 @@ bench:
 # The wheel, installed in an empty environment and used.
 wheel:
     bash .ci/wheel
+
+# Generate the link's protobuf code after link.proto has changed.
+proto:
+    uv run --no-project --with grpcio-tools==1.76.0 python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src src/satchel/protocol/link.proto

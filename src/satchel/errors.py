@@ -272,6 +272,7 @@ class HubDraining(WaitError):
 class HubUnreachable(WaitError):
     """The hub cannot be reached."""
 
+    code, status = "HUB_UNREACHABLE", 0  # the client's own: no hub sends it
     hint = "Look whether it runs at this URL. A message sent again with the same ID runs once."
 
 
@@ -383,5 +384,7 @@ def _public(kind: type[SatchelError]) -> list[type[SatchelError]]:
     return found + [each for child in kind.__subclasses__() for each in _public(child)]
 
 
-BY_CODE: dict[str, type[SatchelError]] = {kind.code: kind for kind in _public(SatchelError) if kind is not SatchelError}
+BY_CODE: dict[str, type[SatchelError]] = {
+    kind.code: kind for kind in _public(SatchelError) if kind is not SatchelError and kind.status
+}
 """Every code of the API and its class."""

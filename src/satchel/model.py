@@ -1,6 +1,6 @@
 """Frozen values that all parts share. No behaviour beyond what a value says about itself."""
 
-import datetime
+import datetime as dt
 import enum
 import hashlib
 import json
@@ -283,7 +283,7 @@ SEQ_PER_START: Final = 2**20
 
 def rfc3339(at_ms: int) -> str:
     """Return a time as RFC 3339 UTC with milliseconds: ``2026-01-31T09:30:00.125Z``."""
-    at = datetime.datetime.fromtimestamp(at_ms // 1000, datetime.UTC)
+    at = dt.datetime.fromtimestamp(at_ms // 1000, dt.UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from satchel.errors import HubDraining, LinkRefused, SatchelError, SchemaRefused
+from satchel.errors import HubDraining, LinkRefused, RequestError, SatchelError, SchemaRefused
 from satchel.hub import compaction
 from satchel.hub.fleet import Fleet, Member
 from satchel.hub.runner import SessionRunner
@@ -25,6 +25,7 @@ from satchel.model import AgentSpec, MessageId, SessionKey, Tenant
 from satchel.protocol.messages import (
     AttemptName,
     Cancel,
+    Committed,
     Event,
     Failure,
     FailureCode,
@@ -177,12 +178,25 @@ class Coordinator:
                 adopted.append(name)
         return tuple(adopted)
 
-    def welcome(self, member: Member, register: Register, adopted: tuple[AttemptName, ...]) -> None:
-        """Begin to use a worker that was told that it is registered."""
-        for name in register.attempts:
-            if name not in adopted:
-                member.send(Cancel(name, reason="another attempt or answer took its place"))
+    async def welcome(self, member: Member, register: Register, adopted: tuple[AttemptName, ...]) -> None:
+        """Begin to use a worker that was told that it is registered, and settle the attempts it does not go on with."""
         self.fleet.grant()
+        for name in register.attempts:
+            if name in adopted:
+                continue
+            if await self._was_committed(member.tenant, name):
+                member.send(Committed(name))
+            else:
+                member.send(Cancel(name, reason="another attempt or answer took its place"))
+
+    async def _was_committed(self, tenant: Tenant, name: AttemptName) -> bool:
+        """Tell whether exactly this attempt made the head: the hub died between the commit and saying so."""
+        key = SessionKey(tenant, name.session_id)
+        try:
+            turn, session = await self.store.log.turn(key, name.message_id), await self.store.log.session(key)
+        except RequestError:  # this store never heard of it
+            return False
+        return (turn.version, name.epoch) == (session.head.version, session.epoch)
 
     def leave(self, member: Member) -> None:
         """Lose a worker whose link is closed: its attempts run again elsewhere. Idempotent."""

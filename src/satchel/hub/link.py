@@ -105,7 +105,7 @@ class _ServedLink:
                 adopted=adopted,
             )
         )
-        self._coordinator.welcome(member, register, adopted)
+        await self._coordinator.welcome(member, register, adopted)
         logger.info(
             "worker joined",
             extra={

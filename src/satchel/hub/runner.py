@@ -329,7 +329,11 @@ class SessionRunner:
         self.attempt = attempt = Attempt(started, member, start=Start.NEW, sent_bytes=0)
         self._hub.fleet.occupy(member, attempt.name)
         held = member.held.get(self.key.session_id)
-        await self._dispatch(attempt, held.name.version if held is not None else None)
+        try:
+            await self._dispatch(attempt, held.name.version if held is not None else None)
+        except BaseException:
+            self._hub.fleet.vacate(member, attempt.name)  # it was never sent, so no worker will say that it ended
+            raise
         return await self._collect(attempt)
 
     async def _dispatch(self, attempt: Attempt, held: Version | None) -> None:
@@ -370,13 +374,7 @@ class SessionRunner:
         if held is not None and held < session.head.version:
             links = await load_deltas(self._hub.store, self.key, held, session.head.version)
             sizes = {link.name.version: link.payload.size for link in links or ()}
-            plan = cheapest_plan(
-                held,
-                session.head.version,
-                snapshot_version=session.head.version,
-                snapshot_bytes=session.chain_bytes,
-                delta_bytes=sizes,
-            )
+            plan = cheapest_plan(held, session.head.version, cold_bytes=session.chain_bytes, delta_bytes=sizes)
             if links and plan.start is Start.CATCH_UP:
                 return Start.CATCH_UP, links
         return Start.COLD, await load_chain(self._hub.store, self.key, session.head.version)
@@ -623,5 +621,6 @@ def _after(session: Session, commit: Commit, kind: PayloadKind) -> Session:
         chain_bytes=commit.payload.size if is_snapshot else session.chain_bytes + commit.payload.size,
         chain_deltas=0 if is_snapshot else session.chain_deltas + 1,
         snapshot_version=commit.name.version if is_snapshot else session.snapshot_version,
+        snapshot_bytes=commit.payload.size if is_snapshot else session.snapshot_bytes,
         running_message_id=None,
     )

@@ -17,14 +17,15 @@ class Plan(msgspec.Struct, frozen=True):
 def cheapest_plan(
     held: Version | None,
     head: Version,
-    snapshot_version: Version,
-    snapshot_bytes: int,
+    *,
+    cold_bytes: int,
     delta_bytes: Mapping[Version, int],
 ) -> Plan:
     """Return the form of the state with the fewest bytes to send.
 
-    *held* is the version the worker holds of this chain, *delta_bytes* the
-    encoded size of each known delta by the version it makes.
+    *held* is the version the worker holds of this chain, *cold_bytes* the encoded size
+    of the newest snapshot and the deltas behind it, *delta_bytes* that of each known
+    delta by the version it makes.
 
     =============================================  ========
     the head is 0                                  new
@@ -37,7 +38,6 @@ def cheapest_plan(
         return Plan(Start.NEW, 0)
     if held == head:
         return Plan(Start.WARM, 0)
-    cold_bytes = snapshot_bytes + sum(delta_bytes[Version(v)] for v in range(snapshot_version + 1, head + 1))
     missing = range(held + 1, head + 1) if held is not None and EMPTY < held < head else ()
     if missing and all(version in delta_bytes for version in missing):
         catch_up_bytes = sum(delta_bytes[Version(v)] for v in missing)

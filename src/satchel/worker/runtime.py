@@ -9,6 +9,9 @@ one that still runs is stopped and waited for first.
 import asyncio
 import json
 import logging
+import os
+import re
+import socket
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -91,7 +94,7 @@ class Runtime:
         build: str = "",
         raised: Callable[[AttemptName, BaseException], None] | None = None,
     ) -> None:
-        self.worker_id = WorkerId(f"worker_{uuid.uuid4().hex[:16]}")
+        self.worker_id = _worker_id()
         self.slots = slots
         self._workers = _by_name(workers)
         self._deps = deps or {}
@@ -591,3 +594,9 @@ def _raw_size(chain: Sequence[Link]) -> int:
 
 def _facts(name: AttemptName) -> dict[str, Any]:
     return {"session_id": name.session_id, "message_id": name.message_id, "epoch": name.epoch}
+
+
+def _worker_id() -> WorkerId:
+    """Return an ID that a person can trace to a process and that no other process has had."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
+    return WorkerId(f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}")

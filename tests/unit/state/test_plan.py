@@ -9,14 +9,14 @@ from satchel.state.plan import Plan, cheapest_plan
 SIZES = {Version(4): 10, Version(5): 20, Version(6): 30}
 
 
-def planned(held: int | None, *, head: int = 6, snapshot_bytes: int = 1000) -> Plan:
+def planned(held: int | None) -> Plan:
     version = None if held is None else Version(held)
-    return cheapest_plan(version, Version(head), Version(3), snapshot_bytes, SIZES)
+    return cheapest_plan(version, Version(6), cold_bytes=1060, delta_bytes=SIZES)
 
 
 def test_the_empty_session_needs_nothing():
     """Every worker can make version 0."""
-    assert cheapest_plan(None, Version(0), Version(0), 0, {}) == Plan(Start.NEW, 0)
+    assert cheapest_plan(None, Version(0), cold_bytes=0, delta_bytes={}) == Plan(Start.NEW, 0)
 
 
 def test_a_worker_that_holds_the_head_is_sent_nothing():
@@ -38,7 +38,7 @@ def test_deltas_that_are_not_smaller_give_way_to_the_snapshot():
     """At equal bytes the cold start wins: it does not depend on what the worker holds."""
     sizes = {Version(4): 1, Version(5): 500, Version(6): 500}
 
-    assert cheapest_plan(Version(4), Version(6), Version(5), 500, sizes) == Plan(Start.COLD, 1000)
+    assert cheapest_plan(Version(4), Version(6), cold_bytes=1000, delta_bytes=sizes) == Plan(Start.COLD, 1000)
 
 
 def test_a_version_whose_deltas_are_not_known_starts_cold():
@@ -55,31 +55,29 @@ def test_a_worker_with_only_the_empty_session_starts_cold():
     """The first version is always a snapshot, so no delta leads from version 0."""
     sizes = {Version(1): 1, Version(2): 1}
 
-    assert cheapest_plan(Version(0), Version(2), Version(1), 50, sizes).start is Start.COLD
+    assert cheapest_plan(Version(0), Version(2), cold_bytes=51, delta_bytes=sizes).start is Start.COLD
 
 
 @given(
     held=st.none() | st.integers(0, 12),
     head=st.integers(1, 10),
-    snapshot=st.integers(1, 10),
-    snapshot_bytes=st.integers(0, 100),
+    cold_bytes=st.integers(0, 300),
     sizes=st.lists(st.integers(0, 50), min_size=10, max_size=10),
     first_known=st.integers(1, 10),
 )
 def test_no_way_to_the_head_is_cheaper(
-    held: int | None, head: int, snapshot: int, snapshot_bytes: int, sizes: list[int], first_known: int
+    held: int | None, head: int, cold_bytes: int, sizes: list[int], first_known: int
 ):
     """The plan is the minimum over every legal way, and it is one of them."""
-    snapshot, first_known = min(snapshot, head), min(first_known, snapshot + 1)
     known = {Version(version): sizes[version - 1] for version in range(first_known, head + 1)}
-    ways = [(snapshot_bytes + sum(known[Version(v)] for v in range(snapshot + 1, head + 1)), Start.COLD)]
+    ways = [(cold_bytes, Start.COLD)]
     if held == head:
         ways.append((0, Start.WARM))
     elif held and held < head and held + 1 >= first_known:
         ways.append((sum(known[Version(v)] for v in range(held + 1, head + 1)), Start.CATCH_UP))
 
     plan = cheapest_plan(
-        None if held is None else Version(held), Version(head), Version(snapshot), snapshot_bytes, known
+        None if held is None else Version(held), Version(head), cold_bytes=cold_bytes, delta_bytes=known
     )
 
     assert plan.send_bytes == min(ways)[0]
