@@ -59,7 +59,8 @@ async def reply(turn: Turn) -> None:
             time.sleep(float(rest))
             await turn.say("unblocked")
         case "keys":
-            await turn.say(f"{turn.idempotency_key('charge')} {turn.idempotency_key('mail')}")
+            keys = f"{turn.idempotency_key('charge')} {turn.idempotency_key('mail')}"
+            (GATES / f"keys.{turn.attempt}").write_text(keys)
             if turn.attempt == 1:
                 os._exit(9)
         case "die":
