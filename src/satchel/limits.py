@@ -123,7 +123,7 @@ REBUILD_MEMORY_BYTES_MAX: Final = 1024 * MIB
 """A helper process that rebuilds a state: some hundred times what a full state needs, and still no danger."""
 
 JSON_DEPTH_MAX: Final = 100
-"""Nesting of a mapping value: below every parser's own bound, so what is written can be read."""
+"""Nesting of a mapping value, and of metadata: below every parser's own bound, so what is written can be read."""
 
 # --- workers -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Real hubs and workers as processes on free ports, started and always stopped."""
+"""Real hubs and workers on free ports, as processes or served from the test, started and always stopped."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,9 @@ from typing import Any
 
 import httpx
 import msgspec
+
+from satchel.hub.server import HubServer, base_url, listen, running, web_server
+from satchel.hub.settings import HubSettings, Keys
 
 APPS = pathlib.Path(__file__).parent / "apps"
 PATIENCE_S = 30.0
@@ -215,6 +218,26 @@ async def fleet(
         yield running
     finally:
         await running.stop()
+
+
+@contextlib.asynccontextmanager
+async def served_hub(
+    store: pathlib.Path, *, settings: HubSettings | None = None, keys: Keys | None = None
+) -> AsyncIterator[str]:
+    """Serve a hub with *settings*, which no command line has, on a socket from this process; yield its URL."""
+    listening = listen("127.0.0.1", 0)
+    url = base_url(listening)
+    started = asyncio.Event()
+    async with running(HubServer(str(store), settings=settings, keys=keys, url=url)) as hub:
+        server = web_server(hub, started=started.set)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await started.wait()
+            yield url
+        finally:
+            server.should_exit = True
+            await serving
 
 
 def turn_of(events: list[dict[str, Any]]) -> dict[str, Any]:

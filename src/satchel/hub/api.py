@@ -36,6 +36,7 @@ from satchel.hub.openapi import OPENAPI
 from satchel.hub.runner import ended_complete
 from satchel.hub.stream import ended_lines
 from satchel.limits import (
+    JSON_DEPTH_MAX,
     METADATA_BYTES_MAX,
     PAGE_ITEMS_DEFAULT,
     PAGE_ITEMS_MAX,
@@ -339,6 +340,8 @@ def _decoded(kind: type[Body], body: bytes) -> Body:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not as documented: {error}.") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body is nested too deep.") from error
 
 
 def _new_turn(key: SessionKey, message_id: MessageId, body: MessageBody, *, now_ms: int) -> NewTurn:
@@ -347,10 +350,8 @@ def _new_turn(key: SessionKey, message_id: MessageId, body: MessageBody, *, now_
         raise NotSupported("content is reserved for parts beside text.", hint="Send text alone.")
     if len(body.text.encode()) > TEXT_BYTES_MAX:
         raise MessageTooLarge(f"text has at most {TEXT_BYTES_MAX} bytes of UTF-8.", text_bytes_max=TEXT_BYTES_MAX)
-    if body.metadata is not None and len(canonical_json(body.metadata)) > METADATA_BYTES_MAX:
-        raise MessageTooLarge(
-            f"metadata has at most {METADATA_BYTES_MAX} bytes of JSON.", metadata_bytes_max=METADATA_BYTES_MAX
-        )
+    if body.metadata is not None:
+        _check_metadata(body.metadata)
     return NewTurn(
         key=key,
         message_id=message_id,
@@ -360,6 +361,24 @@ def _new_turn(key: SessionKey, message_id: MessageId, body: MessageBody, *, now_
         on_busy=None if body.on_busy is None else _on_busy(body.on_busy),
         accepted_at_ms=now_ms,
     )
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    """Refuse metadata that is nested too deep for whoever reads it, or too large."""
+    if not _is_nested_within(metadata, JSON_DEPTH_MAX):
+        raise InvalidRequest(f"metadata is nested more than {JSON_DEPTH_MAX} deep.", field="metadata")
+    if len(canonical_json(metadata)) > METADATA_BYTES_MAX:
+        raise MessageTooLarge(
+            f"metadata has at most {METADATA_BYTES_MAX} bytes of JSON.", metadata_bytes_max=METADATA_BYTES_MAX
+        )
+
+
+def _is_nested_within(value: Any, depth: int) -> bool:
+    """Tell whether lists and objects stand at most *depth* deep in a JSON value."""
+    if not isinstance(value, list | dict):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_nested_within(item, depth - 1) for item in items)
 
 
 def _on_busy(value: str) -> OnBusy:
@@ -442,7 +461,8 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     what = "There is no such path." if status == 404 else f"{request.method} is not offered here."  # noqa: PLR2004
     body = InvalidRequest(what, hint="GET /openapi.json describes the API.", path=request.url.path).body()
-    return _json({"error": body}, status=status)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return _json({"error": body}, status=status, headers=dict(headers or {}))  # a 405 says what is allowed
 
 
 async def _refuse_unknown(request: Request, error: Exception) -> Response:  # noqa: ARG001  # the same

@@ -67,11 +67,18 @@ def _check_host(headers: Mapping[str, str]) -> None:
 
 def _check_origin(headers: Mapping[str, str]) -> None:
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    if origin is not None and _netloc(origin) != headers.get("host"):
         raise PermissionDenied(
             "A web page of another origin may not write to this hub.",
             hint="Call it from a server, or set keys and send them.",
         )
+
+
+def _netloc(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
 
 
 def _hostname(url: str) -> str | None:

@@ -23,7 +23,9 @@ def test_a_host_that_is_not_loopback_is_refused(host):
         OPEN.caller({"host": host}, writes=False)
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:8700"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:8700", "http://["]
+)
 def test_a_foreign_origin_may_not_write(origin):
     with pytest.raises(PermissionDenied):
         OPEN.caller({**LOCAL, "origin": origin}, writes=True)
