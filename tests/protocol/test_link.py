@@ -10,7 +10,7 @@ from satchel.errors import LinkClosed, LinkError, PeerViolation
 from satchel.limits import PING_INTERVAL_S, PINGS_LOST_MAX
 from satchel.protocol.codec import encode_hub, encode_worker
 from satchel.protocol.link import MOVES, Link, LinkState, Role
-from satchel.protocol.messages import PROTOCOL_VERSION, Cancel, Ping, Pong, Refused, Register, Registered
+from satchel.protocol.messages import Cancel, Ping, Pong, Refused, Register, Registered
 from tests.protocol.frames import ATTEMPT, HUB_FRAMES, REGISTER, RESULT, WARM, WORKER_FRAMES
 
 REGISTERED = Registered("default", 2.0)
@@ -90,14 +90,6 @@ def test_what_one_side_may_send_the_other_takes(sent):
             continue
         receiver.receive(data, 0)
         assert worker.state is hub.state
-
-
-def test_another_protocol_version_is_refused_with_the_way_out():
-    theirs = Register("w1", PROTOCOL_VERSION + 1, "2027.1", 1, REGISTER.agents)
-    hub = Link(Role.HUB, now=0)
-
-    with pytest.raises(PeerViolation, match="install the same release"):
-        hub.receive(encode_worker(theirs), 0)
 
 
 def test_a_side_that_saw_a_violation_is_dead_and_says_why():

@@ -23,6 +23,7 @@ from satchel.hub.telemetry import Telemetry
 from satchel.limits import OBJECT_GRACE_S
 from satchel.model import AgentSpec, MessageId, SessionKey, Tenant
 from satchel.protocol.messages import (
+    PROTOCOL_VERSION,
     AttemptName,
     Cancel,
     Committed,
@@ -157,9 +158,16 @@ class Coordinator:
     async def join(self, member: Member, register: Register) -> tuple[AttemptName, ...]:
         """Take a worker; return the attempts it is to go on with. Raises ``LinkRefused``.
 
+        So that both sides say the same thing, one of another protocol version is
+        refused here, with a frame that it can read, and not cut off by the link.
         A schema number that is known with another fingerprint is refused: the agent's
         schema was changed without a migration.
         """
+        if register.protocol_version != PROTOCOL_VERSION:
+            raise LinkRefused(
+                f"The worker speaks protocol {register.protocol_version}, this hub {PROTOCOL_VERSION}.",
+                hint="Install the same release of satchel on both.",
+            )
         for spec in register.agents:
             try:
                 await self.store.log.register_agent(member.tenant, spec)

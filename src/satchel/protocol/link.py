@@ -13,7 +13,6 @@ from satchel.errors import LinkClosed, LinkError, PeerViolation
 from satchel.limits import PING_INTERVAL_S, PINGS_LOST_MAX
 from satchel.protocol import codec
 from satchel.protocol.messages import (
-    PROTOCOL_VERSION,
     Cancel,
     Committed,
     Event,
@@ -182,11 +181,6 @@ class Link:
             name = type(frame).__name__
             raise PeerViolation(f"The {self._role.peer} sent {name} while the link was {self._state}.", field="frame")
         match frame:
-            case Register(protocol_version=theirs) if theirs != PROTOCOL_VERSION:
-                raise PeerViolation(
-                    f"The worker speaks protocol {theirs}, this hub {PROTOCOL_VERSION}: install the same release.",
-                    field="protocol_version",
-                )
             case Pong(number=number) if not 0 <= self._pings_sent - number < self._silent_ticks:
                 raise PeerViolation("The peer's number is of no ping that waits for an answer.", field="number")
 

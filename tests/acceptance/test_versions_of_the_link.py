@@ -1,0 +1,26 @@
+"""A worker of another protocol version is told so, in a frame, and is not served."""
+
+import time
+
+import websockets
+
+from satchel.protocol.link import Link, Role
+from satchel.protocol.messages import Refused, Register
+from tests.acceptance.processes import Fleet
+
+
+async def test_a_worker_of_another_protocol_version_is_refused_with_the_way_out(one: Fleet):
+    """Cut off without a word it would dial for ever, and its operator would look at the network."""
+    link = Link(Role.WORKER, now=time.monotonic())
+    register = Register(worker_id="future", protocol_version=2, build="satchel/9", slots=1, agents=())  # type: ignore[arg-type]
+
+    async with websockets.connect(one.url.replace("http", "ws") + "/v1/worker") as socket:
+        await socket.send(link.send(register))
+        data = await socket.recv()
+
+    assert isinstance(data, bytes)
+    (refused,) = link.receive(data, time.monotonic())
+    assert isinstance(refused, Refused)
+    assert "protocol 2" in refused.message
+    assert "same release" in refused.hint
+    assert len(await one.list_workers()) == 1
