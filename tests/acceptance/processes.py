@@ -66,6 +66,18 @@ class Process:
                 await self._grew.wait()
         return match
 
+    async def ended(self) -> int:
+        """Wait until the process ends by itself; return its status, with all of its output collected."""
+        assert self.child is not None
+        assert self._reader is not None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.wait({self._reader})
+                return await self.child.wait()
+        except TimeoutError:
+            await self.kill()
+            raise
+
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Signal the process and wait for its end."""
         if self.child is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.acceptance.processes import Fleet, fleet, texts_of, turn_of, until, version_of
+from tests.acceptance.processes import Fleet, Process, fleet, texts_of, turn_of, until, version_of
 
 
 async def test_a_killed_workers_turn_runs_again_elsewhere(two: Fleet):
@@ -143,14 +143,9 @@ async def test_an_idle_hub_and_worker_end_on_sigterm(one: Fleet):
 
 
 async def test_a_second_hub_on_the_same_store_refuses(one: Fleet, tmp_path):
-    from tests.acceptance.processes import Process  # noqa: PLC0415  # only here
-
     second = Process("hub", "--port", "0", "--store", str(tmp_path / "hub.db"))
     await second.start()
-    assert second.child is not None
-    code = await second.child.wait()
-    await second.stop()
 
-    assert code == 1
+    assert await second.ended() == 1
     assert "One store file has one hub" in second.output
     assert one.url in second.output
