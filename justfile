@@ -20,7 +20,7 @@ differential programs="20000":
 
 # Does a turn cost the same on a long session as on a short one?
 bench:
-    uv run python tests/benchmarks/growth.py
+    uv run python -m tests.benchmarks.growth
 
 # The wheel, installed in an empty environment and used.
 wheel:
