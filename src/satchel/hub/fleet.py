@@ -137,6 +137,8 @@ class Fleet:
     def grant(self) -> None:
         """Seat all who wait and can be seated; to be called when room or members appear."""
         for future, need in list(self._waiting.items()):
+            if not any(member.free_slots > 0 for member in self):
+                return  # a thousand may wait: none of them needs to be looked at
             member = None if future.done() else self._choose(need)
             if member is not None:
                 member.reserved += 1

@@ -5,6 +5,7 @@ every reader keeps its own cursor, and none slows the turn.
 """
 
 import asyncio
+import bisect
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -116,7 +117,7 @@ class TurnStream:
         """
         while True:
             changed = self._changed
-            batch = [event for event in self._events if event[0] > after]
+            batch = self._events[bisect.bisect_right(self._events, after, key=_seq) :]
             if self.is_done and not batch:
                 batch = self._events[-1:]
             if batch:
@@ -139,6 +140,10 @@ class TurnStream:
 
     def _line(self, start: int, index: int, kind: str, content: object) -> bytes:
         return event_line(self._turn, start * SEQ_PER_START + index, start, kind, content)
+
+
+def _seq(event: tuple[int, bytes]) -> int:
+    return event[0]
 
 
 def event_line(turn: Turn, seq: int, attempt: int, kind: str, content: object) -> bytes:
