@@ -129,11 +129,11 @@ def commits_turns_that_do_not_run(_log: SqliteLog, _objects: SqliteObjects, patc
 def keeps_what_a_refused_call_wrote(log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
     real = log._admit
 
-    def admit(db: apsw.Connection, new: Any, queue_length_max: int) -> Any:
+    def admit(db: apsw.Connection, new: Any, queue_length_max: int, *, start: bool) -> Any:
         if log._find_session(db, new.key) is None:
             state: dict[str, Any] = {"state_id": bytes(16), "at_ms": 0, "agent": new.agent, "message_id": "m1"}
             log._run(db, "insert_session", {**sqlite.key_bindings(new.key), **state})
-        return real(db, new, queue_length_max)
+        return real(db, new, queue_length_max, start=start)
 
     def run_call(connection: apsw.Connection, call: Any) -> None:
         try:
@@ -178,6 +178,31 @@ def has_a_queue_bound_of_one_more(_log: SqliteLog, _objects: SqliteObjects, patc
 def rejects_only_while_a_turn_runs(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
     real = sqlite.Busy
     patch.setattr(sqlite, "Busy", lambda running, _waiting: real(running, 0))
+
+
+@fails("test_what_is_not_first_does_not_start_as_it_is_admitted")
+def starts_whatever_is_admitted(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    patch.setattr(sqlite.Busy, "is_busy", False)
+
+
+@fails("test_a_message_can_start_as_it_is_admitted")
+def starts_in_a_second_step(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._admit
+    log._admit = lambda *admitted, **_start: real(*admitted, start=False)
+
+
+@fails("test_a_repeat_starts_nothing")
+def starts_a_repeat(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._admit
+
+    def admit(db: apsw.Connection, new: Any, queue_length_max: int, *, start: bool) -> Any:
+        admission = real(db, new, queue_length_max, start=start)
+        if not start or admission.turn.status is not sqlite.TurnStatus.QUEUED:
+            return admission
+        log._run_turn(db, {**sqlite.key_bindings(new.key), "message_id": new.message_id})
+        return msgspec.structs.replace(admission, turn=log._turn(db, new.key, new.message_id))
+
+    log._admit = admit
 
 
 @fails("test_messages_that_arrive_at_once_take_places_in_order", "test_only_the_first_in_order_starts")

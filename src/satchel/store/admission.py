@@ -30,6 +30,10 @@ class Busy(msgspec.Struct, frozen=True):
     running_message_id: str | None
     waiting: int
 
+    @property
+    def is_busy(self) -> bool:
+        return self.running_message_id is not None or self.waiting > 0
+
 
 def admit(known: Known | None, busy: Busy, *, request_digest: bytes, on_busy: OnBusy, queue_length_max: int) -> Arrival:
     """Decide one arrival.
@@ -48,8 +52,7 @@ def admit(known: Known | None, busy: Busy, *, request_digest: bytes, on_busy: On
             raise MessageIdReused
         if known.status is not TurnStatus.FAILED:
             return Arrival.REPEAT
-    is_busy = busy.running_message_id is not None or busy.waiting > 0
-    if is_busy and on_busy is OnBusy.REJECT:
+    if busy.is_busy and on_busy is OnBusy.REJECT:
         raise SessionBusy(running_message_id=busy.running_message_id, waiting=busy.waiting)
     if busy.waiting >= queue_length_max:
         raise QueueFull(f"{busy.waiting} messages wait in this session.", waiting=busy.waiting)

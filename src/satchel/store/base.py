@@ -106,6 +106,11 @@ class Admission(msgspec.Struct, frozen=True):
     is_repeat: bool
     """The message was known and this call changed nothing: replay it or join it."""
 
+    @property
+    def is_started(self) -> bool:
+        """This call started the turn, too: the row has its epoch, the session the base."""
+        return self.turn.status is TurnStatus.RUNNING and not self.is_repeat
+
 
 class Started(msgspec.Struct, frozen=True):
     turn: Turn
@@ -207,12 +212,14 @@ class Log(Protocol):
     async def agents(self, tenant: Tenant) -> Sequence[AgentSpec]:
         """Return every agent ever registered, by name, as last registered."""
 
-    async def admit(self, turn: NewTurn, *, queue_length_max: int) -> Admission:
+    async def admit(self, turn: NewTurn, *, queue_length_max: int, start: bool = False) -> Admission:
         """Place a new message in its session's order, creating the session; or find the known one.
 
         The decision is ``satchel.store.admission.admit``. A repeat of a committed,
         cancelled, queued or running message changes nothing. A failed one becomes
-        queued again, last in order, with ``starts_before = starts``.
+        queued again, last in order, with ``starts_before = starts``. With *start*, what
+        this call placed first in order is started in the same transaction, as ``start``
+        does; anything else waits as without it.
 
         Raises ``AgentNotFound``, ``AgentMismatch``, ``InvalidRequest`` (no agent named
         and not exactly one known), ``MessageIdReused``, ``SessionBusy``, ``QueueFull``.

@@ -162,16 +162,17 @@ class SqliteLog:
 
     # --- the life of a turn ------------------------------------------------------------------
 
-    async def admit(self, turn: NewTurn, *, queue_length_max: int) -> Admission:
-        return await self._writer.call(lambda db: self._admit(db, turn, queue_length_max))
+    async def admit(self, turn: NewTurn, *, queue_length_max: int, start: bool = False) -> Admission:
+        return await self._writer.call(lambda db: self._admit(db, turn, queue_length_max, start=start))
 
-    def _admit(self, db: apsw.Connection, new: NewTurn, queue_length_max: int) -> Admission:
+    def _admit(self, db: apsw.Connection, new: NewTurn, queue_length_max: int, *, start: bool) -> Admission:
         session = self._find_session(db, new.key)
         spec = self._resolve_agent(db, new, session)
         digest = request_digest(text=new.text, metadata=new.metadata, agent=spec.name)
+        busy = Busy(session.running_message_id, session.waiting) if session else Busy(None, 0)
         arrival = admit(
             self._known(db, new),
-            Busy(session.running_message_id, session.waiting) if session else Busy(None, 0),
+            busy,
             request_digest=digest,
             on_busy=new.on_busy or spec.on_busy,
             queue_length_max=queue_length_max,
@@ -192,6 +193,8 @@ class SqliteLog:
                 self._run(db, "insert_session", bindings)
             self._run(db, "insert_turn" if arrival is Arrival.NEW else "resend_turn", bindings)
             self._run(db, "touch_session", bindings)
+            if start and not busy.is_busy:
+                self._run_turn(db, bindings)
         return Admission(
             turn=self._turn(db, new.key, new.message_id),
             session=self._session(db, new.key),
@@ -227,11 +230,15 @@ class SqliteLog:
             bindings: Bindings = {**key_bindings(key), "message_id": message_id}
             first = self._maybe(db, "first_unfinished", key_bindings(key))
             check_start(self._turn(db, key, message_id), first=None if first is None else first[0])
-            bindings["epoch"] = self._one(db, "raise_epoch", key_bindings(key))[0]
-            self._run(db, "start_turn", bindings)
+            self._run_turn(db, bindings)
             return Started(turn=self._turn(db, key, message_id), session=self._session(db, key))
 
         return await self._writer.call(work)
+
+    def _run_turn(self, db: apsw.Connection, bindings: Bindings) -> None:
+        """Make a turn that is first in order the running one, under a new epoch."""
+        epoch = self._one(db, "raise_epoch", bindings)[0]
+        self._run(db, "start_turn", {**bindings, "epoch": epoch})
 
     async def requeue(self, key: SessionKey, message_id: MessageId, epoch: Epoch) -> Turn:
         def work(db: apsw.Connection) -> Turn:
@@ -254,7 +261,7 @@ class SqliteLog:
 
     def _commit(self, db: apsw.Connection, commit: Commit) -> Turn:
         turn = self._turn(db, commit.key, commit.message_id)
-        if self._is_repeated(db, commit):
+        if turn.status is TurnStatus.COMMITTED and self._is_repeated(db, commit):
             return turn
         session = self._session(db, commit.key)
         check_commit(session, turn, commit)

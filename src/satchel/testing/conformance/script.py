@@ -101,6 +101,7 @@ class Script:
         on_busy: OnBusy | None = None,
         at_ms: int = 1_000,
         queue_length_max: int = QUEUE,
+        start: bool = False,
     ) -> Admission:
         new = NewTurn(
             key=self.key,
@@ -111,7 +112,7 @@ class Script:
             on_busy=on_busy,
             accepted_at_ms=at_ms,
         )
-        return await self.log.admit(new, queue_length_max=queue_length_max)
+        return await self.log.admit(new, queue_length_max=queue_length_max, start=start)
 
     async def start(self, message_id: str) -> Started:
         return await self.log.start(self.key, MessageId(message_id))

@@ -24,6 +24,42 @@ class TurnClauses:
         assert (started.turn.status, started.turn.starts, started.turn.epoch) == (TurnStatus.RUNNING, 1, 1)
         assert (started.session.epoch, started.session.running_message_id, started.session.waiting) == (1, "m1", 0)
 
+    async def test_a_message_can_start_as_it_is_admitted(self, store: Store) -> None:
+        """A session that is idle needs one write, not two, before its worker can begin."""
+        script = await Script.begin(store)
+
+        first = await script.admit("m1", start=True)
+        await script.fail("m1", Started(first.turn, first.session))
+        again = await script.admit("m1", start=True)
+
+        assert (first.is_started, first.turn.starts, first.turn.epoch, first.session.epoch) == (True, 1, 1, 1)
+        assert (again.is_started, again.turn.starts, again.turn.starts_before, again.session.epoch) == (True, 2, 1, 3)
+        assert (again.turn, again.session) == (await script.turn("m1"), await script.session())
+
+    async def test_what_is_not_first_does_not_start_as_it_is_admitted(self, store: Store) -> None:
+        """It waits for its turn, behind one that runs and behind one that waits."""
+        script = await Script.begin(store)
+        running = await script.admit("m1", start=True)
+        second = await script.admit("m2", start=True)
+        await script.fail("m1", Started(running.turn, running.session))
+        third = await script.admit("m3", start=True)
+
+        for admission in (second, third):
+            assert (admission.is_started, admission.turn.status) == (False, TurnStatus.QUEUED)
+        assert ((await script.session()).epoch, (await script.session()).waiting) == (2, 2)
+
+    async def test_a_repeat_starts_nothing(self, store: Store) -> None:
+        """It joins, whatever its first time is waiting for."""
+        script = await Script.begin(store)
+        queued = await script.admit("m1")
+
+        again = await script.admit("m1", start=True)
+        running = await script.start("m1")
+        joined = await script.admit("m1", start=True)
+
+        assert (again.is_repeat, again.is_started, again.turn) == (True, False, queued.turn)
+        assert (joined.is_repeat, joined.is_started, joined.turn) == (True, False, running.turn)
+
     async def test_only_the_first_in_order_starts(self, store: Store) -> None:
         """Turns commit in the order in which they were accepted."""
         script = await Script.begin(store)
