@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 import httpx
 
 from satchel import Turn, Worker
+from satchel.model import Message
 
 LAST_ITEMS = 40
 """How much of the conversation the model sees: a long session costs no more than a short one."""
@@ -45,7 +46,11 @@ async def tokens(turn: Turn[httpx.AsyncClient]) -> AsyncIterator[str]:
         "model": os.environ.get("OPENAI_MODEL", "gpt-4o-mini"),
         "messages": [
             {"role": "system", "content": "You are a helpful assistant. Answer briefly."},
-            *({"role": item.role.lower(), "content": item.text} for item in turn.history.last(LAST_ITEMS)),
+            *(
+                {"role": item.role.lower(), "content": item.text}
+                for item in turn.history.last(LAST_ITEMS)
+                if isinstance(item, Message)
+            ),
         ],
         "stream": True,
     }
