@@ -255,6 +255,10 @@ class Coordinator:
         """Tell whether the stored chain is damaged, so that a whole state must replace it."""
         return key in self._damaged
 
+    def damaged(self, key: SessionKey) -> None:
+        """Hear that the stored chain is damaged: the next version is to be a whole state."""
+        self._damaged.add(key)
+
     def committed(self, session: Session) -> None:
         """Do what follows a commit and nobody waits for."""
         key = session.key
@@ -275,7 +279,7 @@ class Coordinator:
             await self._trim(key)
         except SatchelError as error:
             self.telemetry.compactions.labels("failed").inc()
-            self._damaged.add(key)
+            self.damaged(key)
             logger.exception(
                 "a chain could not be rebuilt",
                 extra={"session_id": key.session_id, "version": session.head.version, "error": str(error)},

@@ -24,6 +24,7 @@ from satchel.errors import (
     InternalError,
     NoWorker,
     SatchelError,
+    StateError,
     StateTooLarge,
     StoreUnavailable,
     TurnRefused,
@@ -113,6 +114,7 @@ class Services(Protocol):
     def agent(self, key: SessionKey, name: str) -> AgentSpec | None: ...
     def wants_digest(self, session: Session) -> bool: ...
     def wants_snapshot(self, key: SessionKey) -> bool: ...
+    def damaged(self, key: SessionKey) -> None: ...
     def committed(self, session: Session) -> None: ...
 
 
@@ -196,6 +198,12 @@ class SessionRunner:
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, STORE_RETRY_MAX_S)
                 continue
+            except StateError as error:
+                self._hub.damaged(self.key)
+                logger.error(  # noqa: TRY400  # what is stored is damaged: a traceback adds nothing
+                    "a stored chain is damaged", extra={"session_id": self.key.session_id, "error": str(error)}
+                )
+                await self._end(turn, _damaged(error), self.attempt)
             except Exception:  # a fault of ours ends this turn, not the session or the hub
                 logger.exception("a turn failed in the hub", extra={"session_id": self.key.session_id})
                 await self._end(turn, InternalError(), self.attempt)
@@ -329,11 +337,7 @@ class SessionRunner:
         self.attempt = attempt = Attempt(started, member, start=Start.NEW, sent_bytes=0)
         self._hub.fleet.occupy(member, attempt.name)
         held = member.held.get(self.key.session_id)
-        try:
-            await self._dispatch(attempt, held.name.version if held is not None else None)
-        except BaseException:
-            self._hub.fleet.vacate(member, attempt.name)  # it was never sent, so no worker will say that it ended
-            raise
+        await self._dispatch(attempt, held.name.version if held is not None else None)
         return await self._collect(attempt)
 
     async def _dispatch(self, attempt: Attempt, held: Version | None) -> None:
@@ -347,7 +351,11 @@ class SessionRunner:
         elif known is not None and known.name == session.head:
             attempt.start = Start.WARM
         else:
-            attempt.start, chain = await self._chain(session, held)
+            try:
+                attempt.start, chain = await self._chain(session, held)
+            except BaseException:
+                self._hub.fleet.vacate(member, attempt.name)  # it is not sent, so no worker will say that it ended
+                raise
         sent = sum(link.payload.size for link in chain)
         attempt.sent_bytes += sent
         member.send(
@@ -607,6 +615,14 @@ def ended_complete(turn: Turn, report: TurnReport | None = None) -> Complete:
             return Complete(error=msgspec.convert(Cancelled().body(), ErrorBody), turn=report)
         case _:
             return Complete(error=turn.error or msgspec.convert(InternalError().body(), ErrorBody), turn=report)
+
+
+def _damaged(error: StateError) -> InternalError:
+    return InternalError(
+        f"What is stored of this session is damaged: {error.message}",
+        hint="Nothing was changed. A worker that still holds the session repairs it with its next turn;"
+        " else restore the store from a backup.",
+    )
 
 
 def _after(session: Session, commit: Commit, kind: PayloadKind) -> Session:

@@ -6,13 +6,14 @@ import msgspec
 
 from satchel.errors import CorruptPayload
 from satchel.model import Link, Payload, SessionKey, Version
+from satchel.state.payload import checksum
 from satchel.store.base import ChainLink, Store, StoredPayload
 
 
 async def load_chain(store: Store, key: SessionKey, version: Version) -> tuple[Link, ...]:
     """Return the snapshot nearest below or at *version* and the deltas after it, with their bytes.
 
-    Raises ``VersionNotFound``, ``VersionExpired``, ``CorruptPayload`` (an object is damaged).
+    Raises ``VersionNotFound``, ``VersionExpired``, ``CorruptPayload`` (stored bytes are damaged).
     """
     _stored, links = await read_chain(store, key, version)
     return links
@@ -43,5 +44,7 @@ async def _load(store: Store, stored: Sequence[ChainLink]) -> tuple[Link, ...]:
 
 async def _payload(store: Store, stored: StoredPayload) -> Payload:
     if stored.object is None:
+        if checksum(stored.payload.data) != stored.payload.checksum:
+            raise CorruptPayload(f"A stored {stored.payload.kind} does not have its checksum.")
         return stored.payload
     return msgspec.structs.replace(stored.payload, data=await store.objects.get(stored.object))
