@@ -16,7 +16,7 @@ import msgspec
 from satchel.errors import HubDraining, LinkRefused, RequestError, SatchelError, SchemaRefused
 from satchel.hub import compaction
 from satchel.hub.fleet import Fleet, Member
-from satchel.hub.runner import SessionRunner
+from satchel.hub.runner import Begun, SessionRunner
 from satchel.hub.settings import HubSettings
 from satchel.hub.stream import TurnStream
 from satchel.hub.telemetry import Telemetry
@@ -36,7 +36,7 @@ from satchel.protocol.messages import (
     Released,
     Result,
 )
-from satchel.store.base import NewTurn, Session, Store, Turn
+from satchel.store.base import Admission, NewTurn, Session, Started, Store, Turn
 from satchel.store.sweep import sweep
 
 logger = logging.getLogger("satchel.hub")
@@ -101,10 +101,25 @@ class Coordinator:
         """Admit a message and see that it runs. Raises what ``Log.admit`` raises, ``HubDraining``."""
         if not self._is_open:
             raise HubDraining
-        admission = await self.store.log.admit(new, queue_length_max=self.settings.queue_length_max)
+        admission, begun = await self._admit(new)
         if admission.is_repeat:
             return await self.deliver(new.key, new.message_id)
-        return self._take(admission.turn)
+        return self._take(admission.turn, begun)
+
+    async def _admit(self, new: NewTurn) -> tuple[Admission, Begun | None]:
+        """Admit a message; if its session is idle and the worker that holds it has room, start it in the same write."""
+        member = None if new.key in self._runners else self.fleet.seat_warm(new.key)
+        begun = None
+        try:
+            admission = await self.store.log.admit(
+                new, queue_length_max=self.settings.queue_length_max, start=member is not None
+            )
+            if member is not None and admission.is_started:
+                begun = Begun(Started(admission.turn, admission.session), member)
+        finally:
+            if member is not None and begun is None:
+                self.fleet.unreserve(member)
+        return admission, begun
 
     async def deliver(self, key: SessionKey, message_id: MessageId) -> Delivery:
         """Find a known message's events. Raises ``SessionNotFound``, ``MessageNotFound``."""
@@ -123,10 +138,10 @@ class Coordinator:
             runner.ended(turn)
         return turn
 
-    def _take(self, turn: Turn) -> Delivery:
+    def _take(self, turn: Turn, begun: Begun | None = None) -> Delivery:
         runner = self._runner(turn.key)
         is_idle = not runner.streams
-        stream = runner.enqueue(turn)
+        stream = runner.enqueue(turn, begun)
         if is_idle:
             self._run(runner)
         return Delivery(turn=turn, stream=stream)

@@ -101,6 +101,19 @@ class Fleet:
             member.reserved += 1
         return member
 
+    def seat_warm(self, key: SessionKey) -> Member | None:
+        """Reserve a slot on the worker that holds a session's newest version, without asking the store for its head.
+
+        None if nobody holds it or that worker is full. Should the head be another one,
+        the choice was poor, not wrong: what the worker is sent depends on the head.
+        """
+        holding = [member for member in self.members(key.tenant) if key.session_id in member.held]
+        newest = max(holding, key=lambda member: member.held[key.session_id].name.version, default=None)
+        if newest is None or newest.free_slots <= 0:
+            return None
+        newest.reserved += 1
+        return newest
+
     async def seat(self, need: Need) -> Member:
         """Reserve a slot on the cheapest worker; wait in order of asking.
 

@@ -84,6 +84,13 @@ class Ended(msgspec.Struct, frozen=True):
     """Somebody ended the turn in the store."""
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """A turn that was started in the store, and the worker with a slot reserved for it."""
+
+    started: Started
+    member: Member
+
+
 Signal = Result | Failure | Lost | Ended
 Written = TypeVar("Written")
 
@@ -128,13 +135,17 @@ class SessionRunner:
         self._hub = hub
         self._log = hub.store.log
         self._turns: deque[Turn] = deque()
+        self._begun: dict[MessageId, Begun] = {}
         self._signals: asyncio.Queue[Signal] = asyncio.Queue()
         self._adoption: asyncio.Future[Member] | None = None
 
     # --- what others tell it ---------------------------------------------------------------
 
-    def enqueue(self, turn: Turn) -> TurnStream:
-        """Take a queued or running turn, by its place in the session's order. Idempotent."""
+    def enqueue(self, turn: Turn, begun: Begun | None = None) -> TurnStream:
+        """Take a queued or running turn, by its place in the session's order. Idempotent.
+
+        *begun* comes with a turn that was started as it was admitted.
+        """
         stream = self.streams.get(turn.message_id)
         if stream is None:
             stream = self.streams[turn.message_id] = TurnStream(turn)
@@ -142,6 +153,10 @@ class SessionRunner:
             for other in behind:
                 self._turns.remove(other)
             self._turns.extend([turn, *behind])
+            if begun is not None:
+                self._begun[turn.message_id] = begun
+        elif begun is not None:  # somebody asked for the message and took it up in between
+            self._hub.fleet.unreserve(begun.member)
         return stream
 
     def adopt(self, member: Member, name: AttemptName) -> bool:
@@ -177,7 +192,13 @@ class SessionRunner:
         for waiting in list(self._turns):
             if waiting.message_id == turn.message_id:
                 self._turns.remove(waiting)
+                self._give_back_seat(turn.message_id)
                 self._tell_end(turn, None)
+
+    def _give_back_seat(self, message_id: MessageId) -> None:
+        begun = self._begun.pop(message_id, None)
+        if begun is not None:
+            self._hub.fleet.unreserve(begun.member)
 
     # --- one turn after the other -----------------------------------------------------------
 
@@ -215,30 +236,36 @@ class SessionRunner:
     async def _run_turn(self, turn: Turn) -> None:
         """Bring one turn to its end, over as many attempts as it takes."""
         self._turns[0] = turn
-        if turn.status is TurnStatus.RUNNING:
+        begun = self._begun.pop(turn.message_id, None)
+        if begun is None and turn.status is TurnStatus.RUNNING:
             lost_reason = await self._run_adopted(turn)
             if lost_reason is None:
                 return
             turn = await self._requeue(turn)
         while not turn.status.is_final:
-            self._turns[0] = turn
-            spec = self._hub.agent(self.key, turn.agent)
-            attempts_max = spec.max_attempts if spec is not None else ATTEMPTS_MAX
-            if turn.starts - turn.starts_before >= attempts_max:
-                await self._end(turn, AttemptsExhausted(attempts=turn.starts), None)
+            begun = begun or await self._begin(turn)
+            if begun is None:
                 return
-            member = await self._seat(turn)
-            if member is None:
-                return
-            started = await self._start(turn, member)
-            if started is None:
-                return
-            reason = await self._attempt(started, member)
+            reason = await self._attempt(begun.started, begun.member)
             if reason is None:
                 return
             self._hub.telemetry.restarts.labels(turn.agent).inc()
-            turn = await self._requeue(started.turn)
+            turn, begun = await self._requeue(begun.started.turn), None
         self._tell_end(turn, self.attempt)
+
+    async def _begin(self, turn: Turn) -> Begun | None:
+        """Start a queued turn on a worker with room. None: it ended."""
+        self._turns[0] = turn
+        spec = self._hub.agent(self.key, turn.agent)
+        attempts_max = spec.max_attempts if spec is not None else ATTEMPTS_MAX
+        if turn.starts - turn.starts_before >= attempts_max:
+            await self._end(turn, AttemptsExhausted(attempts=turn.starts), None)
+            return None
+        member = await self._seat(turn)
+        if member is None:
+            return None
+        started = await self._start(turn, member)
+        return None if started is None else Begun(started, member)
 
     async def _requeue(self, turn: Turn) -> Turn:
         """Put a lost attempt's turn back in its place; a turn ended meanwhile stays ended."""
@@ -334,6 +361,9 @@ class SessionRunner:
 
     async def _attempt(self, started: Started, member: Member) -> str | None:
         """Dispatch and collect one attempt. Return why it is lost, or None when the turn ended."""
+        if not self._hub.fleet.is_member(member):  # it left while the store wrote: nobody else will say so
+            self._hub.fleet.unreserve(member)
+            return "the worker was lost"
         self.attempt = attempt = Attempt(started, member, start=Start.NEW, sent_bytes=0)
         self._hub.fleet.occupy(member, attempt.name)
         held = member.held.get(self.key.session_id)
