@@ -6,6 +6,7 @@ retention take the old chain.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -13,7 +14,7 @@ from satchel.errors import VersionExpired
 from satchel.limits import CHAIN_BYTES_MAX, COMPACT_DELTAS_MIN, COMPACT_WEIGHT
 from satchel.model import PayloadKind, SessionKey, Version
 from satchel.state.payload import seal
-from satchel.state.rebuild import RebuildJob, rebuild
+from satchel.state.rebuild import RebuildJob, Rebuilt, rebuild
 from satchel.store.base import PublishedSnapshot, Session, Store, StoredPayload
 from satchel.store.chain import read_chain
 
@@ -39,7 +40,13 @@ def is_due(session: Session) -> bool:
     return session.chain_deltas >= COMPACT_DELTAS_MIN and delta_bytes >= COMPACT_WEIGHT * session.snapshot_bytes
 
 
-async def compact(store: Store, key: SessionKey, version: Version) -> bool:
+async def compact(
+    store: Store,
+    key: SessionKey,
+    version: Version,
+    *,
+    rebuild: Callable[[RebuildJob], Awaitable[Rebuilt]] = rebuild,
+) -> bool:
     """Rebuild *version* and publish it as the snapshot that later deltas stand on.
 
     False, and nothing changed, if a snapshot at or after it exists or it is no longer kept.

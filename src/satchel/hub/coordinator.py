@@ -36,6 +36,7 @@ from satchel.protocol.messages import (
     Released,
     Result,
 )
+from satchel.state.rebuild import Rebuilder
 from satchel.store.base import Admission, NewTurn, Session, Started, Store, Turn
 from satchel.store.sweep import sweep
 
@@ -74,6 +75,7 @@ class Coordinator:
         self._compacting: set[SessionKey] = set()
         self._damaged: set[SessionKey] = set()
         self._one_compaction = asyncio.Semaphore(1)
+        self._rebuilder = Rebuilder()
         self._is_open = False
 
     async def open(self) -> None:
@@ -94,6 +96,7 @@ class Coordinator:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._rebuilder.close()
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -289,7 +292,7 @@ class Coordinator:
         key = session.key
         try:
             async with self._one_compaction:
-                done = await compaction.compact(self.store, key, session.head.version)
+                done = await compaction.compact(self.store, key, session.head.version, rebuild=self._rebuilder.rebuild)
             self.telemetry.compactions.labels("done" if done else "not needed").inc()
             await self._trim(key)
         except SatchelError as error:

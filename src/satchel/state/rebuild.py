@@ -1,15 +1,18 @@
 """Rebuild a state from its chain in a helper process with limits: what compaction and exports use.
 
-Run as ``python -m satchel.state.rebuild`` it reads one job from standard input and
-writes one answer to standard output, both msgpack. It opens bytes that may be
-damaged or hostile, so it has a memory, a CPU and a wall limit of its own.
+Run as ``python -m satchel.state.rebuild`` it reads jobs from standard input and
+writes answers to standard output, both msgpack behind their length. A job opens bytes
+that may be damaged or hostile, so each has a process with a memory, a CPU and a wall
+limit of its own.
 """
 
 import asyncio
 import contextlib
+import os
 import resource
+import signal
 import sys
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NoReturn
 
 import msgspec
 
@@ -17,7 +20,9 @@ from satchel import errors, limits
 from satchel.errors import CorruptState, StateError
 from satchel.model import Link, SchemaName, SessionId, StateName
 
-__all__ = ["RebuildJob", "Rebuilt", "rebuild"]
+__all__ = ["RebuildJob", "Rebuilder", "Rebuilt", "rebuild"]
+
+_LENGTH_BYTES: Final = 8
 
 
 class RebuildJob(msgspec.Struct, frozen=True):
@@ -47,42 +52,89 @@ class _Refused(msgspec.Struct, frozen=True, tag="refused"):
 _Answer: Final = Rebuilt | _Refused
 
 
-async def rebuild(job: RebuildJob) -> Rebuilt:
-    """Return the state that *job* names, rebuilt and checked.
+class Rebuilder:
+    """A helper process that is kept: it forks a child for each job, which costs no start of Python.
 
-    Raises the ``StateError`` that opening the chain raises, and ``CorruptState`` if
-    the helper process dies or overruns a limit. Cancelling kills the process.
+    The first job starts it, ``close`` ends it. One job runs at a time. After a job
+    that failed in the process, rather than by what it found, the next one starts another.
     """
-    process = await asyncio.create_subprocess_exec(
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._one_job = asyncio.Lock()
+
+    async def rebuild(self, job: RebuildJob) -> Rebuilt:
+        """Return the state that *job* names, rebuilt and checked.
+
+        Raises the ``StateError`` that opening the chain raises, and ``CorruptState`` if
+        the helper process dies or overruns a limit. Cancelling kills the process.
+        """
+        async with self._one_job:
+            return _result(await self._answer(msgspec.msgpack.encode(job)))
+
+    async def close(self) -> None:
+        """End the process. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            await _reap(process)
+
+    async def _answer(self, job: bytes) -> bytes:
+        process = self._process = self._process or await _started()
+        is_sound = False
+        try:
+            async with asyncio.timeout(limits.REBUILD_DEADLINE_S):
+                answer = await _exchanged(process, job)
+            is_sound = True
+            return answer
+        except TimeoutError as error:
+            raise CorruptState(f"A state was not rebuilt within {limits.REBUILD_DEADLINE_S:g} s.") from error
+        except (asyncio.IncompleteReadError, OSError) as error:
+            await self.close()
+            raise CorruptState(f"The helper process that rebuilt a state ended with {process.returncode}.") from error
+        finally:
+            if not is_sound:
+                await self.close()
+
+
+async def rebuild(job: RebuildJob) -> Rebuilt:
+    """Do one job as ``Rebuilder.rebuild`` does, in a process of its own."""
+    rebuilder = Rebuilder()
+    try:
+        return await rebuilder.rebuild(job)
+    finally:
+        await rebuilder.close()
+
+
+async def _started() -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "satchel.state.rebuild",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # so that it is killed with its child
     )
-    try:
-        async with asyncio.timeout(limits.REBUILD_DEADLINE_S):
-            answer, _ = await process.communicate(msgspec.msgpack.encode(job))
-    except TimeoutError as error:
-        raise CorruptState(f"A state was not rebuilt within {limits.REBUILD_DEADLINE_S:g} s.") from error
-    finally:
-        await _reap(process)
-    return _result(answer, process.returncode)
+
+
+async def _exchanged(process: asyncio.subprocess.Process, job: bytes) -> bytes:
+    assert process.stdin is not None, "it was started with pipes"
+    assert process.stdout is not None, "it was started with pipes"
+    process.stdin.write(len(job).to_bytes(_LENGTH_BYTES, "big") + job)
+    await process.stdin.drain()
+    length = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES), "big")
+    return await process.stdout.readexactly(length)
 
 
 async def _reap(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
     # Shielded by repetition: a cancelled wait would leave a zombie and an open transport.
     await asyncio.shield(process.wait())
 
 
-def _result(answer: bytes, returncode: int | None) -> Rebuilt:
-    try:
-        result: Rebuilt | _Refused = msgspec.msgpack.decode(answer, type=_Answer)
-    except msgspec.DecodeError as error:
-        raise CorruptState(f"The helper process that rebuilt a state ended with {returncode}.") from error
+def _result(answer: bytes) -> Rebuilt:
+    result: Rebuilt | _Refused = msgspec.msgpack.decode(answer, type=_Answer)
     if isinstance(result, Rebuilt):
         return result
     raise _STATE_ERRORS.get(result.name, CorruptState)(result.message)
@@ -94,17 +146,45 @@ _STATE_ERRORS: Final[dict[str, type[StateError]]] = {
 
 
 def main(source: BinaryIO, target: BinaryIO) -> None:
-    """Do one job: what the helper process runs."""
-    resource.setrlimit(resource.RLIMIT_AS, (limits.REBUILD_MEMORY_BYTES_MAX,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.REBUILD_CPU_S,) * 2)
-    job = msgspec.msgpack.decode(source.read(), type=RebuildJob)
-    target.write(msgspec.msgpack.encode(_rebuilt(job)))
-    target.flush()
+    """Do job after job, each in a child: what the helper process runs.
+
+    It ends with its input, or with a child that died: the job's answer is then missing.
+    """
+    import satchel.state.session  # noqa: F401, PLC0415  # once, for every child; the hub that starts us needs it not
+
+    while _do_one(source, target):
+        pass
+
+
+def _do_one(source: BinaryIO, target: BinaryIO) -> bool:
+    """Do the next job; False if there is none."""
+    length = source.read(_LENGTH_BYTES)
+    if not length:
+        return False
+    job = source.read(int.from_bytes(length, "big"))
+    child = os.fork()
+    if child == 0:
+        _work(job, target)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != 0:
+        sys.exit(abs(code))
+    return True
+
+
+def _work(job: bytes, target: BinaryIO) -> NoReturn:
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.REBUILD_MEMORY_BYTES_MAX,) * 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.REBUILD_CPU_S,) * 2)
+        answer = msgspec.msgpack.encode(_rebuilt(msgspec.msgpack.decode(job, type=RebuildJob)))
+        target.write(len(answer).to_bytes(_LENGTH_BYTES, "big") + answer)
+        target.flush()
+    except BaseException:  # noqa: BLE001  # a child must not return into its parent's loop
+        os._exit(1)
+    os._exit(0)
 
 
 def _rebuilt(job: RebuildJob) -> Rebuilt | _Refused:
-    # Imported here, behind the limits, and not by the hub that only starts the process.
-    from satchel.state.session import OpenSession  # noqa: PLC0415  # see the comment above
+    from satchel.state.session import OpenSession  # noqa: PLC0415  # not by the hub, which only starts the process
 
     try:
         session = OpenSession.from_chain(job.session_id, job.links, base=job.base, schema=job.schema, digest=job.digest)

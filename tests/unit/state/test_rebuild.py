@@ -11,7 +11,7 @@ from satchel import limits
 from satchel.errors import CorruptPayload, CorruptState
 from satchel.model import Link, PayloadKind
 from satchel.state.payload import seal
-from satchel.state.rebuild import RebuildJob, Rebuilt, rebuild
+from satchel.state.rebuild import Rebuilder, RebuildJob, Rebuilt, rebuild
 from satchel.state.session import OpenSession
 from tests.differential.dumps import dump
 from tests.unit.state.sessions import KEY, Recording
@@ -72,6 +72,54 @@ async def test_a_helper_that_dies_is_a_corrupt_state(recording: Recording, monke
 
     with pytest.raises(CorruptState, match="ended with -11"):
         await rebuild(job(recording))
+
+
+async def test_a_kept_helper_does_job_after_job(recording: Recording, monkeypatch: pytest.MonkeyPatch):
+    """A start of Python costs more than the turns between two compactions; what one job finds ends no other."""
+    start, starts = asyncio.create_subprocess_exec, 0
+
+    async def start_and_count(*arguments: str, **options: int) -> asyncio.subprocess.Process:
+        nonlocal starts
+        starts += 1
+        return await start(*arguments, **options)  # type: ignore[arg-type]  # passed on as they are
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_count)
+    rebuilder, good = Rebuilder(), job(recording)
+
+    first = await rebuilder.rebuild(good)
+    with pytest.raises(CorruptState, match="digest"):
+        await rebuilder.rebuild(msgspec.structs.replace(good, digest=bytes(32)))
+    second, third = await asyncio.gather(rebuilder.rebuild(good), rebuilder.rebuild(good))
+    await rebuilder.close()
+
+    assert first.digest == second.digest == third.digest == recording.digest
+    assert starts == 1
+
+
+async def test_a_job_that_kills_its_process_does_not_take_the_next_one_along(recording: Recording):
+    """One session's damage must not stop the compaction of all others."""
+    rebuilder = Rebuilder()
+
+    with pytest.raises(CorruptState, match="ended with 1"):
+        await rebuilder._answer(b"no job")
+    rebuilt = await rebuilder.rebuild(job(recording))
+    await rebuilder.close()
+
+    assert rebuilt.digest == recording.digest
+
+
+async def test_a_helper_ends_with_its_hub(recording: Recording):
+    """A hub that is killed leaves no process behind: the pipe that it held is closed."""
+    rebuilder = Rebuilder()
+    await rebuilder.rebuild(job(recording))
+    process = rebuilder._process
+    assert process is not None
+    assert process.stdin is not None
+
+    process.stdin.close()
+
+    assert await process.wait() == 0
+    await rebuilder.close()
 
 
 async def test_a_helper_that_does_not_end_is_killed(recording: Recording, monkeypatch: pytest.MonkeyPatch):
