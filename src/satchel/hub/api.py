@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from satchel.errors import (
     AnswerExpired,
+    HubDraining,
     InternalError,
     InvalidRequest,
     MessageTooLarge,
@@ -138,6 +139,8 @@ class Api:
             async for _ in delivery.stream.read(after=-1):
                 pass
             turn = await hub.store.log.turn(turn.key, turn.message_id)
+        if not turn.status.is_final:
+            raise HubDraining  # the reading was cut: the next hub goes on with it
         if turn.status is not TurnStatus.COMMITTED:
             error = ended_complete(turn).error
             return _refusal(from_body(msgspec.to_builtins(error)) if error else InternalError(), headers=headers)
@@ -208,7 +211,8 @@ class Api:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002  # the same
-        self._coordinator()
+        if not self._coordinator().is_open:
+            raise HubDraining
         return _json({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:

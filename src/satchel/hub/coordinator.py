@@ -6,17 +6,18 @@ worker the router's, the life of a turn the runner's.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
 
-from satchel.errors import HubDraining, LinkRefused, RequestError, SatchelError, SchemaRefused
+from satchel.errors import HubDraining, LinkRefused, RequestError, SatchelError, SchemaRefused, StoreUnavailable
 from satchel.hub import compaction
 from satchel.hub.fleet import Fleet, Member
-from satchel.hub.runner import Begun, SessionRunner
+from satchel.hub.runner import STORE_RETRY_S, Begun, SessionRunner
 from satchel.hub.settings import HubSettings
 from satchel.hub.stream import TurnStream
 from satchel.hub.telemetry import Telemetry
@@ -81,7 +82,11 @@ class Coordinator:
     async def open(self) -> None:
         """Take up every unfinished turn of the store, and start the background work."""
         self._is_open = True
-        for turn in await self.store.log.unfinished():
+        unfinished = await self.store.log.unfinished()
+        for tenant in {turn.key.tenant for turn in unfinished}:
+            for spec in await self.store.log.agents(tenant):
+                self._agents[(tenant, spec.name)] = spec  # max_attempts holds before the workers are back
+        for turn in unfinished:
             self._runner(turn.key).enqueue(turn)
         for runner in list(self._runners.values()):
             self._run(runner)
@@ -98,13 +103,27 @@ class Coordinator:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._rebuilder.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes messages: it was opened, and does not drain."""
+        return self._is_open
+
     # --- messages ----------------------------------------------------------------------------
 
     async def send(self, new: NewTurn) -> Delivery:
         """Admit a message and see that it runs. Raises what ``Log.admit`` raises, ``HubDraining``."""
         if not self._is_open:
             raise HubDraining
-        admission, begun = await self._admit(new)
+        try:
+            admission, begun = await self._admit(new)
+        except asyncio.CancelledError:  # the call goes on without its caller: what it enqueued must run
+            self._spawn(self._unheard(lambda: self.send(new)))
+            raise
+        except StoreUnavailable:  # the caller was told nothing certain: if it was enqueued, it must run
+            self._spawn(self._find(new.key, new.message_id))
+            raise
+        if not self._is_open:
+            raise HubDraining  # it is enqueued, and the next hub's
         if admission.is_repeat:
             return await self.deliver(new.key, new.message_id)
         return self._take(admission.turn, begun)
@@ -124,18 +143,43 @@ class Coordinator:
                 self.fleet.unreserve(member)
         return admission, begun
 
+    async def _unheard(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Make a call again whose caller did not wait for its outcome: it changes nothing twice."""
+        with contextlib.suppress(SatchelError):
+            await call()
+
+    async def _find(self, key: SessionKey, message_id: MessageId) -> None:
+        """See that a message runs if the store has it."""
+        while True:
+            await asyncio.sleep(STORE_RETRY_S)
+            try:
+                await self.deliver(key, message_id)
+            except StoreUnavailable:
+                continue
+            except SatchelError:  # the store does not have it, or the hub drains
+                return
+            return
+
     async def deliver(self, key: SessionKey, message_id: MessageId) -> Delivery:
-        """Find a known message's events. Raises ``SessionNotFound``, ``MessageNotFound``."""
+        """Find a known message's events. Raises ``SessionNotFound``, ``MessageNotFound``, ``HubDraining``."""
         runner = self._runners.get(key)
         stream = runner.streams.get(message_id) if runner is not None else None
         turn = await self.store.log.turn(key, message_id)
         if stream is not None:
             return Delivery(turn=turn, stream=stream)
-        return Delivery(turn=turn, stream=None) if turn.status.is_final else self._take(turn)
+        if turn.status.is_final:
+            return Delivery(turn=turn, stream=None)
+        if not self._is_open:
+            raise HubDraining
+        return self._take(turn)
 
     async def cancel(self, key: SessionKey, message_id: MessageId) -> Turn:
         """Cancel a message unless it has ended; return it as it stands."""
-        turn = await self.store.log.cancel(key, message_id, now_ms=self.now_ms())
+        try:
+            turn = await self.store.log.cancel(key, message_id, now_ms=self.now_ms())
+        except asyncio.CancelledError:  # the call goes on without its caller: the handler must hear of it
+            self._spawn(self._unheard(lambda: self.cancel(key, message_id)))
+            raise
         runner = self._runners.get(key)
         if runner is not None:
             runner.ended(turn)
@@ -167,6 +211,9 @@ class Coordinator:
         self._spawn(run())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if not self._is_open:
+            work.close()
+            return
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -246,12 +293,8 @@ class Coordinator:
         match frame:
             case Event() | Result() | Failure():
                 runner = self._runners.get(SessionKey(member.tenant, frame.attempt.session_id))
-                if runner is not None:
-                    runner.receive(member, frame)
-                is_over = isinstance(frame, Result) or (
-                    isinstance(frame, Failure) and frame.code is not FailureCode.SESSION_STATE_NOT_FOUND
-                )
-                if is_over:
+                is_taken = runner is not None and runner.receive(member, frame)
+                if not isinstance(frame, Event) and not (is_taken and _goes_on(frame)):
                     self.fleet.vacate(member, frame.attempt)
             case Released():
                 member.held.pop(frame.session_id, None)
@@ -320,3 +363,8 @@ class Coordinator:
             except SatchelError:  # the next round sweeps it
                 logger.exception("sweeping failed")
             await asyncio.sleep(OBJECT_GRACE_S / 4)
+
+
+def _goes_on(frame: Result | Failure) -> bool:
+    """Tell whether the attempt keeps its slot: its runner sends the state that was missing."""
+    return isinstance(frame, Failure) and frame.code is FailureCode.SESSION_STATE_NOT_FOUND

@@ -7,6 +7,7 @@ the store's; a runner can vanish at any line and another takes its session up ag
 """
 
 import asyncio
+import enum
 import logging
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from satchel.errors import (
     HandlerError,
     InternalError,
     NoWorker,
+    PeerViolation,
     SatchelError,
     StateError,
     StateTooLarge,
@@ -66,6 +68,7 @@ from satchel.protocol.messages import (
 from satchel.state.plan import cheapest_plan
 from satchel.store.base import Commit, Session, Started, Store, StoredEvents, StoredPayload, Turn
 from satchel.store.chain import load_chain, load_deltas
+from satchel.store.events import load_events
 
 logger = logging.getLogger("satchel.hub")
 
@@ -78,6 +81,7 @@ class Lost(msgspec.Struct, frozen=True):
     """The worker is gone, or gave the attempt up."""
 
     reason: str
+    turn: Turn
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -95,6 +99,18 @@ Signal = Result | Failure | Lost | Ended
 Written = TypeVar("Written")
 
 
+class Phase(enum.Enum):
+    """Where an attempt is, as far as its frames tell."""
+
+    UNSENT = enum.auto()
+    """The worker does not know it: nothing of it will ever be said."""
+    RUNNING = enum.auto()
+    PENDING = enum.auto()
+    """Its result is here, and waits on the worker for what becomes of it."""
+    OVER = enum.auto()
+    """The worker has forgotten it."""
+
+
 class Attempt:
     """One start of a turn on one worker, as the runner sees it."""
 
@@ -107,6 +123,8 @@ class Attempt:
         self.member = member
         self.start = start
         self.sent_bytes = sent_bytes
+        self.handler_ms = 0.0
+        self.phase = Phase.UNSENT
 
 
 class Services(Protocol):
@@ -125,6 +143,14 @@ class Services(Protocol):
     def committed(self, session: Session) -> None: ...
 
 
+class Adoption:
+    """The attempt that a worker may bring back, and the wait for it."""
+
+    def __init__(self, started: Started) -> None:
+        self.started = started
+        self.is_over = asyncio.Event()
+
+
 class SessionRunner:
     """The unfinished turns of one session, in order, and the one that runs."""
 
@@ -134,10 +160,11 @@ class SessionRunner:
         self.attempt: Attempt | None = None
         self._hub = hub
         self._log = hub.store.log
-        self._turns: deque[Turn] = deque()
+        self._waiting: deque[Turn] = deque()
         self._begun: dict[MessageId, Begun] = {}
+        self._current: Turn | None = None
         self._signals: asyncio.Queue[Signal] = asyncio.Queue()
-        self._adoption: asyncio.Future[Member] | None = None
+        self._adoption: Adoption | None = None
 
     # --- what others tell it ---------------------------------------------------------------
 
@@ -149,51 +176,75 @@ class SessionRunner:
         stream = self.streams.get(turn.message_id)
         if stream is None:
             stream = self.streams[turn.message_id] = TurnStream(turn)
-            behind = [other for other in self._turns if other.place > turn.place]
-            for other in behind:
-                self._turns.remove(other)
-            self._turns.extend([turn, *behind])
+            self._insert(turn)
             if begun is not None:
                 self._begun[turn.message_id] = begun
         elif begun is not None:  # somebody asked for the message and took it up in between
             self._hub.fleet.unreserve(begun.member)
         return stream
 
+    def _insert(self, turn: Turn) -> None:
+        behind = [other for other in self._waiting if other.place > turn.place]
+        for other in behind:
+            self._waiting.remove(other)
+        self._waiting.extend([turn, *behind])
+
     def adopt(self, member: Member, name: AttemptName) -> bool:
-        """Take back an attempt that outlived the hub that started it, if it is the current one."""
-        turn = self._turns[0] if self._turns else None
-        if self._adoption is None or self._adoption.done() or turn is None:
+        """Take back an attempt that outlived the hub that started it, if it is the current one.
+
+        Its frames are taken from here on.
+        """
+        adoption = self._adoption
+        if adoption is None or adoption.is_over.is_set():
             return False
+        turn = adoption.started.turn
         if (turn.message_id, turn.epoch) != (name.message_id, name.epoch):
             return False
-        self._adoption.set_result(member)
+        self.attempt = Attempt(adoption.started, member, start=Start.WARM, sent_bytes=0)
+        self.attempt.phase = Phase.RUNNING
+        adoption.is_over.set()
         return True
 
-    def receive(self, member: Member, frame: Event | Result | Failure) -> None:
-        """Take a frame of the current attempt; any other attempt's is ignored. Raises ``PeerViolation``."""
+    def receive(self, member: Member, frame: Event | Result | Failure) -> bool:
+        """Take a frame of the current attempt, and tell whether it was one; any other attempt's is ignored.
+
+        Raises ``PeerViolation``.
+        """
         attempt = self.attempt
         if attempt is None or attempt.member is not member or attempt.name != frame.attempt:
-            return
-        if isinstance(frame, Event):
-            self.streams[attempt.name.message_id].add(frame.index, frame.item)
-        else:
-            self._signals.put_nowait(frame)
+            return False
+        stream = self.streams[attempt.name.message_id]
+        match frame:
+            case Event():
+                if attempt.phase is Phase.RUNNING:
+                    stream.add(frame.index, frame.item)
+                return True
+            case Result():
+                if frame.events != stream.event_count:
+                    raise PeerViolation(f"A result of {frame.events} events follows {stream.event_count}.")
+                attempt.phase = Phase.PENDING
+            case Failure():
+                attempt.phase = Phase.OVER
+        self._signals.put_nowait(frame)
+        return True
 
     def lost(self, member: Member) -> None:
         """Hear that a worker's link is gone."""
         if self.attempt is not None and self.attempt.member is member:
-            self._signals.put_nowait(Lost("the worker was lost"))
+            self._signals.put_nowait(Lost("the worker was lost", self.attempt.started.turn))
 
     def ended(self, turn: Turn) -> None:
         """Hear that somebody ended *turn* in the store: stop it if it runs, drop it if it waits."""
-        if self._turns and self._turns[0].message_id == turn.message_id:
+        if self._current is not None and self._current.message_id == turn.message_id:
             self._signals.put_nowait(Ended())
+            if self._adoption is not None:
+                self._adoption.is_over.set()
             return
-        for waiting in list(self._turns):
+        for waiting in list(self._waiting):
             if waiting.message_id == turn.message_id:
-                self._turns.remove(waiting)
+                self._waiting.remove(waiting)
                 self._give_back_seat(turn.message_id)
-                self._tell_end(turn, None)
+                self._tell_end(turn)
 
     def _give_back_seat(self, message_id: MessageId) -> None:
         begun = self._begun.pop(message_id, None)
@@ -203,129 +254,157 @@ class SessionRunner:
     # --- one turn after the other -----------------------------------------------------------
 
     async def run(self) -> None:
-        """Run until no turn is left. A store that does not answer is asked again, for ever."""
+        """Run until no turn is left."""
+        while self._waiting:
+            self._current = self._waiting.popleft()
+            await self._run_current(self._current)
+            self._current = None
+            self._let_go()
+
+    async def _run_current(self, turn: Turn) -> None:
+        """Run a turn to its end. A store that does not answer is asked again, for ever."""
         delay_s = STORE_RETRY_S
-        while self._turns:
-            turn = self._turns[0]
+        while True:
             try:
                 if delay_s > STORE_RETRY_S:
                     turn = await self._log.turn(self.key, turn.message_id)
                 await self._run_turn(turn)
             except StoreUnavailable:
                 logger.warning("the store does not answer", extra={"session_id": self.key.session_id})
-                if self.attempt is not None:
-                    self.attempt.member.send(Cancel(self.attempt.name, reason="the store does not answer"))
-                    self.attempt = None
+                self._stop_attempt("the store does not answer")
+                self._let_go()
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, STORE_RETRY_MAX_S)
-                continue
             except StateError as error:
                 self._hub.damaged(self.key)
                 logger.error(  # noqa: TRY400  # what is stored is damaged: a traceback adds nothing
                     "a stored chain is damaged", extra={"session_id": self.key.session_id, "error": str(error)}
                 )
-                await self._end(turn, _damaged(error), self.attempt)
+                await self._end_by_fault(turn, _damaged(error))
+                return
             except Exception:  # a fault of ours ends this turn, not the session or the hub
                 logger.exception("a turn failed in the hub", extra={"session_id": self.key.session_id})
-                await self._end(turn, InternalError(), self.attempt)
-            delay_s = STORE_RETRY_S
-            self._turns.popleft()
-            self.attempt = None
-            self._signals = asyncio.Queue()
+                await self._end_by_fault(turn, InternalError())
+                return
+            else:
+                return
 
     async def _run_turn(self, turn: Turn) -> None:
-        """Bring one turn to its end, over as many attempts as it takes."""
-        self._turns[0] = turn
+        """Bring one turn to its end, over as many attempts as it takes; or back to its place behind others."""
+        reason = "the message was sent again"
         begun = self._begun.pop(turn.message_id, None)
-        if begun is None and turn.status is TurnStatus.RUNNING:
-            lost_reason = await self._run_adopted(turn)
-            if lost_reason is None:
-                return
-            turn = await self._requeue(turn)
         while not turn.status.is_final:
-            begun = begun or await self._begin(turn)
-            if begun is None:
+            if turn.status is TurnStatus.QUEUED and self._waiting and self._waiting[0].place < turn.place:
+                self._insert(turn)
                 return
-            reason = await self._attempt(begun.started, begun.member)
-            if reason is None:
-                return
-            self._hub.telemetry.restarts.labels(turn.agent).inc()
-            turn, begun = await self._requeue(begun.started.turn), None
-        self._tell_end(turn, self.attempt)
+            if begun is not None:
+                outcome, begun = await self._attempt(begun), None
+            elif turn.status is TurnStatus.RUNNING:
+                outcome = await self._run_adopted(turn)
+            elif self._is_exhausted(turn):
+                outcome = await self._fail(turn, AttemptsExhausted(attempts=turn.starts))
+            else:
+                outcome = await self._run_started(turn, reason)
+            if isinstance(outcome, Turn):
+                turn = outcome
+            else:
+                reason = outcome.reason
+                self._hub.telemetry.restarts.labels(turn.agent).inc()
+                turn = await self._requeue(outcome)
+        await self._tell_stored_end(turn)
 
-    async def _begin(self, turn: Turn) -> Begun | None:
-        """Start a queued turn on a worker with room. None: it ended."""
-        self._turns[0] = turn
+    def _is_exhausted(self, turn: Turn) -> bool:
         spec = self._hub.agent(self.key, turn.agent)
-        attempts_max = spec.max_attempts if spec is not None else ATTEMPTS_MAX
-        if turn.starts - turn.starts_before >= attempts_max:
-            await self._end(turn, AttemptsExhausted(attempts=turn.starts), None)
-            return None
-        member = await self._seat(turn)
-        if member is None:
-            return None
-        started = await self._start(turn, member)
-        return None if started is None else Begun(started, member)
+        return turn.starts - turn.starts_before >= (spec.max_attempts if spec is not None else ATTEMPTS_MAX)
 
-    async def _requeue(self, turn: Turn) -> Turn:
+    async def _requeue(self, lost: Lost) -> Turn:
         """Put a lost attempt's turn back in its place; a turn ended meanwhile stays ended."""
-        self.attempt = None
-        if turn.epoch is None:
-            return turn
+        self._stop_attempt(lost.reason)
+        self._let_go()
+        turn = lost.turn
+        assert turn.epoch is not None, "what was lost ran"
         try:
             return await self._log.requeue(self.key, turn.message_id, turn.epoch)
         except Fenced:
             return await self._log.turn(self.key, turn.message_id)
 
-    async def _run_adopted(self, turn: Turn) -> str | None:
-        """Wait for a worker that still runs this turn's attempt; return why it is lost, or None at the end."""
-        self._adoption = asyncio.get_running_loop().create_future()
+    def _stop_attempt(self, reason: str) -> None:
+        """Have the worker stop the current attempt; if it does not know of it, free the slot here."""
+        attempt = self.attempt
+        if attempt is None:
+            return
+        if attempt.phase in {Phase.RUNNING, Phase.PENDING}:
+            attempt.member.send(Cancel(attempt.name, reason=reason))
+        else:
+            self._hub.fleet.vacate(attempt.member, attempt.name)
+
+    def _let_go(self) -> None:
+        """Hear no more of the current attempt."""
+        self.attempt = None
+        self._signals = asyncio.Queue()
+
+    async def _run_adopted(self, turn: Turn) -> "Turn | Lost":
+        """Wait for a worker that still runs this turn's attempt, and follow it."""
+        self._adoption = Adoption(Started(turn=turn, session=await self._log.session(self.key)))
         try:
             async with asyncio.timeout(self._hub.settings.adopt_s):
-                member = await self._adoption
+                await self._adoption.is_over.wait()
         except TimeoutError:
-            return "no worker brought the attempt back"
+            pass
         finally:
             self._adoption = None
-        session = await self._log.session(self.key)
-        started = Started(turn=turn, session=session)
-        self.attempt = Attempt(started, member, start=Start.WARM, sent_bytes=0)
+        if self.attempt is None:
+            return Lost("no worker brought the attempt back", turn)
         return await self._collect(self.attempt)
 
-    async def _seat(self, turn: Turn) -> Member | None:
-        """Reserve a worker. None: the turn ended while it waited."""
+    async def _run_started(self, turn: Turn, reason: str) -> "Turn | Lost":
+        """Start a queued turn on a worker with room, and follow the attempt; *reason* is told if it is a restart."""
+        need = await self._need(turn)
+        member = self._hub.fleet.seat_now(need)
+        if member is None:
+            turn = await self._with_deadline(turn)
+            if turn.status is not TurnStatus.QUEUED:
+                return turn
+            member = await self._wait_for_seat(turn, need)
+        if member is None and not self._signals.empty():
+            return await self._log.turn(self.key, turn.message_id)
+        if member is None:
+            return await self._fail(turn, self._no_worker(turn))
+        started = await self._start(turn, member)
+        if started is None:
+            return await self._log.turn(self.key, turn.message_id)
+        self.streams[turn.message_id].restart(started.turn.starts, reason)
+        return await self._attempt(Begun(started, member))
+
+    async def _need(self, turn: Turn) -> Need:
         session = await self._log.session(self.key)
-        need = Need(
-            key=self.key,
-            agent=turn.agent,
-            head=session.head,
-            schema=session.schema,
-            ship_bytes=await self._ship_bytes(session),
-        )
-        return self._hub.fleet.seat_now(need) or await self._wait_for_seat(turn, need)
+        ship_bytes = await self._ship_bytes(session)
+        return Need(key=self.key, agent=turn.agent, head=session.head, schema=session.schema, ship_bytes=ship_bytes)
+
+    async def _with_deadline(self, turn: Turn) -> Turn:
+        """Give a turn until when it waits for a worker, unless it has it; return it as it stands."""
+        deadline_ms = self._hub.now_ms() + int(1000 * self._hub.settings.worker_wait_s)
+        return await self._log.wait_for_worker(self.key, turn.message_id, deadline_ms)
 
     async def _wait_for_seat(self, turn: Turn, need: Need) -> Member | None:
-        deadline_ms = self._hub.now_ms() + int(1000 * self._hub.settings.worker_wait_s)
-        turn = await self._log.wait_for_worker(self.key, turn.message_id, deadline_ms)
-        left_s = ((turn.worker_deadline_ms or deadline_ms) - self._hub.now_ms()) / 1000
+        """Reserve a slot. None: the time is up, or a signal came, which stays."""
+        assert turn.worker_deadline_ms is not None, "a turn that waits has its deadline"
+        left_s = (turn.worker_deadline_ms - self._hub.now_ms()) / 1000
         seat = asyncio.create_task(self._hub.fleet.seat(need))
         signal = asyncio.create_task(self._signals.get())
         member = None
         try:
             await asyncio.wait({seat, signal}, timeout=max(left_s, 0), return_when=asyncio.FIRST_COMPLETED)
-            if seat.done() and not signal.done():
+            if signal.done():
+                self._signals.put_nowait(signal.result())
+            elif seat.done():
                 member = seat.result()
-                return member
         finally:
             signal.cancel()
             if member is None and seat.done() and not seat.cancelled():
                 self._hub.fleet.unreserve(seat.result())
             seat.cancel()
-        if signal.done() and not signal.cancelled():
-            self._tell_end(await self._log.turn(self.key, turn.message_id), None)
-        else:
-            await self._end(turn, self._no_worker(turn), None)
-        return None
+        return member
 
     def _no_worker(self, turn: Turn) -> NoWorker:
         serving = [member for member in self._hub.fleet.members(self.key.tenant) if turn.agent in member.agents]
@@ -343,29 +422,34 @@ class SessionRunner:
         return costs
 
     async def _start(self, turn: Turn, member: Member) -> Started | None:
-        """Start the turn in the store. None: it was ended while it waited."""
+        """Start the turn in the store. None: it was ended while it waited, or others come first."""
         try:
             started = await self._log.start(self.key, turn.message_id)
         except Fenced:
             self._hub.fleet.unreserve(member)
-            self._tell_end(await self._log.turn(self.key, turn.message_id), None)
+            await self._take_all()
             return None
         except BaseException:
             self._hub.fleet.unreserve(member)
             raise
-        self._turns[0] = started.turn
-        self.streams[turn.message_id].restart(started.turn.starts, "the worker was lost")
+        self._current = started.turn
         return started
+
+    async def _take_all(self) -> None:
+        """Take what the store has of this session: an admission whose outcome was unknown may have been made."""
+        for turn in await self._log.unfinished():
+            if turn.key == self.key:
+                self.enqueue(turn)
 
     # --- one attempt -----------------------------------------------------------------------
 
-    async def _attempt(self, started: Started, member: Member) -> str | None:
-        """Dispatch and collect one attempt. Return why it is lost, or None when the turn ended."""
-        if not self._hub.fleet.is_member(member):  # it left while the store wrote: nobody else will say so
-            self._hub.fleet.unreserve(member)
-            return "the worker was lost"
+    async def _attempt(self, begun: Begun) -> "Turn | Lost":
+        """Dispatch and follow one attempt."""
+        started, member = begun.started, begun.member
         self.attempt = attempt = Attempt(started, member, start=Start.NEW, sent_bytes=0)
         self._hub.fleet.occupy(member, attempt.name)
+        if not self._hub.fleet.is_member(member):
+            return Lost("the worker was lost", started.turn)  # between its reservation and here
         held = member.held.get(self.key.session_id)
         await self._dispatch(attempt, held.name.version if held is not None else None)
         return await self._collect(attempt)
@@ -381,11 +465,7 @@ class SessionRunner:
         elif known is not None and known.name == session.head:
             attempt.start = Start.WARM
         else:
-            try:
-                attempt.start, chain = await self._chain(session, held)
-            except BaseException:
-                self._hub.fleet.vacate(member, attempt.name)  # it is not sent, so no worker will say that it ended
-                raise
+            attempt.start, chain = await self._chain(session, held)
         sent = sum(link.payload.size for link in chain)
         attempt.sent_bytes += sent
         member.send(
@@ -406,6 +486,7 @@ class SessionRunner:
                 delta_bytes_max=max(CHAIN_BYTES_MAX - session.chain_bytes, 0),
             )
         )
+        attempt.phase = Phase.RUNNING
 
     async def _chain(self, session: Session, held: Version | None) -> tuple[Start, tuple[Link, ...]]:
         """Return the links that bring a worker from *held* to the head, cheapest form first."""
@@ -417,9 +498,10 @@ class SessionRunner:
                 return Start.CATCH_UP, links
         return Start.COLD, await load_chain(self._hub.store, self.key, session.head.version)
 
-    async def _collect(self, attempt: Attempt) -> str | None:
-        """Follow an attempt to its end. Return why it is lost, or None when the turn ended."""
-        spec = attempt.member.agents.get(attempt.started.turn.agent)
+    async def _collect(self, attempt: Attempt) -> "Turn | Lost":
+        """Follow an attempt to its end."""
+        turn = attempt.started.turn
+        spec = attempt.member.agents.get(turn.agent)
         deadline = time.monotonic() + (spec.turn_timeout_s if spec is not None else TURN_TIMEOUT_S)
         not_found = bad_results = 0
         while True:
@@ -427,14 +509,12 @@ class SessionRunner:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     signal = await self._signals.get()
             except TimeoutError:
-                await self._end(attempt.started.turn, self._timeout(spec), attempt)
-                return None
+                return await self._fail(turn, self._timeout(spec))
             match signal:
-                case Lost(reason=reason):
-                    return reason
+                case Lost():
+                    return signal
                 case Ended():
-                    await self._tell_stored_end(attempt)
-                    return None
+                    return await self._log.turn(self.key, turn.message_id)
                 case Failure(code=FailureCode.SESSION_STATE_NOT_FOUND) if not_found == 0:
                     not_found += 1
                     self._forget_held(attempt, signal)
@@ -448,12 +528,11 @@ class SessionRunner:
                         bad_results += 1
                         self._log_corrupt(attempt, error)
                         if bad_results > 1:
-                            self._drop_copy(attempt, "its result was corrupt")
-                            return "the worker's result was corrupt"
+                            self._drop_copy(attempt)
+                            return Lost("the worker's result was corrupt", turn)
                         attempt.member.send(NeedSnapshot(attempt.name))
                         continue
-                    await self._commit(attempt, signal)
-                    return None
+                    return await self._commit(attempt, signal)
                 case _:
                     assert_never(signal)
 
@@ -489,20 +568,24 @@ class SessionRunner:
             },
         )
 
-    def _drop_copy(self, attempt: Attempt, reason: str) -> None:
-        attempt.member.send(Cancel(attempt.name, reason=reason))
+    def _drop_copy(self, attempt: Attempt) -> None:
+        self._stop_attempt("its copy is not to be used")
         attempt.member.send(Release(self.key.session_id))
         attempt.member.held.pop(self.key.session_id, None)
 
-    async def _failed(self, attempt: Attempt, failure: Failure) -> str | None:
-        """End the turn as its failure says. Return why the attempt is lost, if it is."""
+    async def _failed(self, attempt: Attempt, failure: Failure) -> "Turn | Lost":
+        """End the turn as its failure says, or give the attempt up for lost."""
+        turn = attempt.started.turn
+        attempt.handler_ms = failure.handler_ms
         error: SatchelError
         match failure.code:
-            case FailureCode.PROCESS_CLOSED | FailureCode.CANCELLED:
-                return "the worker gave the attempt up"
+            case FailureCode.PROCESS_CLOSED:
+                return Lost("the worker gave the attempt up", turn)
+            case FailureCode.CANCELLED:  # unasked: its copy was written by a later epoch, of another store than this
+                self._drop_copy(attempt)
+                return Lost("the worker gave the attempt up", turn)
             case FailureCode.SESSION_STATE_NOT_FOUND:
-                self._hub.fleet.vacate(attempt.member, attempt.name)
-                return "the worker could not open the state"
+                return Lost("the worker could not open the state", turn)
             case FailureCode.TEXT_HANDLER_ERROR:
                 error = HandlerError(f"The agent's handler raised {failure.message}.", exception=failure.message)
             case FailureCode.TURN_REFUSED:
@@ -513,15 +596,15 @@ class SessionRunner:
                 error = InternalError(failure.message)
             case _:
                 assert_never(failure.code)
-        await self._end(attempt.started.turn, error, attempt, handler_ms=failure.handler_ms, stop=False)
-        return None
+        return await self._fail(turn, error)
 
     # --- the end of a turn -------------------------------------------------------------------
 
-    async def _commit(self, attempt: Attempt, result: Result) -> None:
+    async def _commit(self, attempt: Attempt, result: Result) -> Turn:
         """Write the version, then tell: the caller, the worker, the hub."""
         turn, session = attempt.started.turn, attempt.started.session
         stream = self.streams[turn.message_id]
+        attempt.handler_ms = result.handler_ms
         stored = StoredPayload(payload=result.payload)
         if not rests_inline(result):
             name = await self._until_known(lambda: self._hub.store.objects.put(self.key, result.payload.data))
@@ -530,9 +613,9 @@ class SessionRunner:
             session_state=CommittedState(version=result.name.version),
             turn=self._report(
                 attempt,
+                age_ms=stream.age_ms(),
                 received_bytes=result.payload.size,
                 changed_rows=result.changed_rows,
-                handler_ms=result.handler_ms,
             ),
         )
         lines = stream.lines() + stream.last(complete)
@@ -557,14 +640,15 @@ class SessionRunner:
         try:
             ended = await self._until_known(lambda: self._log.commit(commit))
         except Fenced:
-            await self._tell_stored_end(attempt)
-            return
+            return await self._log.turn(self.key, turn.message_id)
+        attempt.phase = Phase.OVER
         attempt.member.held[self.key.session_id] = Held(name=result.name, state_bytes=result.state_bytes)
         attempt.member.send(Committed(attempt.name))
         stream.finish(complete)
         del self.streams[turn.message_id]
         self._hub.telemetry.turn_ended(ended, ended.status, complete)
         self._hub.committed(_after(session, commit, result.payload.kind))
+        return ended
 
     async def _until_known(self, write: Callable[[], Awaitable[Written]]) -> Written:
         """Repeat an idempotent write until its outcome is known: a guess could lose or double a turn."""
@@ -577,40 +661,44 @@ class SessionRunner:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, STORE_RETRY_MAX_S)
 
-    async def _end(
-        self,
-        turn: Turn,
-        error: SatchelError,
-        attempt: Attempt | None,
-        *,
-        handler_ms: float = 0.0,
-        stop: bool = True,
-    ) -> None:
-        """Fail the turn in the store, then tell; if it ended otherwise meanwhile, tell that."""
+    async def _fail(self, turn: Turn, error: SatchelError) -> Turn:
+        """Fail a turn in the store as it was last seen; return it as it stands then, perhaps otherwise."""
         body = msgspec.convert(error.body(), ErrorBody)
-        epoch = attempt.name.epoch if attempt is not None else None
         try:
-            turn = await self._until_known(
-                lambda: self._log.fail(self.key, turn.message_id, body, epoch=epoch, now_ms=self._hub.now_ms())
+            return await self._until_known(
+                lambda: self._log.fail(self.key, turn.message_id, body, epoch=turn.epoch, now_ms=self._hub.now_ms())
             )
         except Fenced:
-            turn = await self._log.turn(self.key, turn.message_id)
-        if attempt is not None and stop:
-            attempt.member.send(Cancel(attempt.name, reason=error.code))
-        self._tell_end(turn, attempt, handler_ms=handler_ms)
+            return await self._until_known(lambda: self._log.turn(self.key, turn.message_id))
 
-    async def _tell_stored_end(self, attempt: Attempt) -> None:
-        """Stop an attempt that the store says is over, and tell what ended it."""
-        attempt.member.send(Cancel(attempt.name, reason="the turn was ended"))
-        self._tell_end(await self._log.turn(self.key, attempt.name.message_id), attempt)
+    async def _end_by_fault(self, turn: Turn, error: SatchelError) -> None:
+        """End a turn however it stands, and tell. Whatever fails here, its readers are let go."""
+        try:
+            turn = await self._until_known(lambda: self._log.turn(self.key, turn.message_id))
+            while not turn.status.is_final:
+                turn = await self._fail(turn, error)
+            await self._tell_stored_end(turn)
+        except Exception:  # nobody else would let the readers go, nor run the session's other turns
+            logger.exception("a turn could not be ended", extra={"session_id": self.key.session_id})
+            self._tell_end(turn)
 
-    def _tell_end(self, turn: Turn, attempt: Attempt | None, *, handler_ms: float = 0.0) -> None:
-        """Let the readers of a turn that ended without our commit know how."""
+    async def _tell_stored_end(self, turn: Turn) -> None:
+        """Stop what still runs of an ended turn, and tell its readers how it ended."""
+        self._stop_attempt("the turn was ended")
         stream = self.streams.get(turn.message_id)
+        if stream is not None and turn.status is TurnStatus.COMMITTED:
+            stream.replay(await load_events(self._hub.store, turn))  # its row was old when it was taken up
+        self._tell_end(turn)
+
+    def _tell_end(self, turn: Turn) -> None:
+        """Let the readers of a turn that ended without our commit know how."""
+        stream = self.streams.pop(turn.message_id, None)
         if stream is None:
             return
-        complete = ended_complete(turn, self._report(attempt, handler_ms=handler_ms) if attempt else None)
-        del self.streams[turn.message_id]
+        attempt = self.attempt
+        is_its = attempt is not None and attempt.name.message_id == turn.message_id
+        report = self._report(attempt, age_ms=stream.age_ms()) if attempt is not None and is_its else None
+        complete = ended_complete(turn, report)
         stream.finish(complete)
         self._hub.telemetry.turn_ended(turn, turn.status, complete)
 
@@ -618,20 +706,19 @@ class SessionRunner:
         self,
         attempt: Attempt,
         *,
+        age_ms: float,
         received_bytes: int = 0,
         changed_rows: dict[str, tuple[int, int, int]] | None = None,
-        handler_ms: float = 0.0,
     ) -> TurnReport:
-        turn = attempt.started.turn
         return TurnReport(
             start=attempt.start,
             worker_id=attempt.member.worker_id,
-            attempts=turn.starts,
+            attempts=attempt.started.turn.starts,
             sent_bytes=attempt.sent_bytes,
             received_bytes=received_bytes,
             changed_rows=changed_rows or {},
-            handler_ms=round(handler_ms, 3),
-            total_ms=round(self.streams[turn.message_id].age_ms(), 3),
+            handler_ms=round(attempt.handler_ms, 3),
+            total_ms=round(age_ms, 3),
         )
 
 

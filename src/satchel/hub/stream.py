@@ -26,6 +26,7 @@ from satchel.model import (
     Restarted,
     TextDelta,
     TurnEvent,
+    TurnStatus,
     rfc3339,
 )
 from satchel.store.base import Turn
@@ -44,7 +45,7 @@ class TurnStream:
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._start = max(turn.starts, 1)
+        self._start = start_of_end(turn)
         self._index = 0
         self._bytes = 0
         self._texts: list[str] = []
@@ -56,8 +57,8 @@ class TurnStream:
             1, 0, "accepted", Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
         )
         self._events: list[tuple[int, bytes]] = [(SEQ_PER_START, self._accepted)]
-        if turn.starts > 1:
-            self._append("restarted", Restarted(reason="the hub took the turn up again"), index=0)
+        if turn.status is TurnStatus.RUNNING and turn.starts > 1:
+            self._append("restarted", Restarted(reason="the message runs again"), index=0)
 
     @property
     def answer(self) -> str:
@@ -65,8 +66,9 @@ class TurnStream:
         return "\n".join(self._texts)
 
     @property
-    def start_number(self) -> int:
-        return self._start
+    def event_count(self) -> int:
+        """How many events of this start arrived."""
+        return self._index
 
     def age_ms(self) -> float:
         """Milliseconds since this hub took the message."""
@@ -100,9 +102,20 @@ class TurnStream:
         return b"".join(line for _, line in self._events)
 
     def finish(self, complete: Complete) -> None:
-        """Append the last event and let the readers go."""
+        """Append the last event and let the readers go.
+
+        The end of a turn that was not committed has the last number of its start: it is
+        beyond every event, also those that only a hub before this one has seen.
+        """
         self.is_done = True
-        self._append("complete", complete, index=self._index + 1)
+        index = self._index + 1 if complete.error is None else SEQ_PER_START - 1
+        self._append("complete", complete, index=index)
+
+    def replay(self, lines: bytes) -> None:
+        """Replace what is here by what was stored with the commit, but for the last event, which ``finish`` appends."""
+        stored = [(msgspec.json.decode(line, type=TurnEvent).seq, line) for line in lines.splitlines(keepends=True)]
+        self._events = stored[:-1]
+        self._start, self._index = divmod(self._events[-1][0], SEQ_PER_START)
 
     def cut(self) -> None:
         """Let the readers go without an end: the hub stops, and they resume at the next one."""
@@ -146,6 +159,11 @@ def _seq(event: tuple[int, bytes]) -> int:
     return event[0]
 
 
+def start_of_end(turn: Turn) -> int:
+    """Return the start whose numbers the end of a turn has: its last, or the one it waits for since it was sent."""
+    return turn.starts + (turn.starts == turn.starts_before)
+
+
 def event_line(turn: Turn, seq: int, attempt: int, kind: str, content: object) -> bytes:
     """Return one event as a line of JSON."""
     named: dict[str, Any] = {kind: content}  # the field is named like the type
@@ -163,13 +181,12 @@ def event_line(turn: Turn, seq: int, attempt: int, kind: str, content: object) -
 def ended_lines(turn: Turn, complete: Complete, *, after: int) -> list[tuple[int, bytes]]:
     """Return what a reader of a turn that ended without a commit gets: accepted, and its end.
 
-    The events between were provisional and are gone. The end's number follows *after*,
-    so that the cursor rises for a reader that saw them.
+    The events between were provisional and are gone.
     """
-    start = max(turn.starts, 1)
+    start = start_of_end(turn)
     events = []
     if after < SEQ_PER_START:
         accepted = Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
         events.append((SEQ_PER_START, event_line(turn, SEQ_PER_START, 1, "accepted", accepted)))
-    seq = max(after + 1, start * SEQ_PER_START + 1)
+    seq = start * SEQ_PER_START + SEQ_PER_START - 1
     return [*events, (seq, event_line(turn, seq, start, "complete", complete))]

@@ -217,7 +217,8 @@ class Log(Protocol):
 
         The decision is ``satchel.store.admission.admit``. A repeat of a committed,
         cancelled, queued or running message changes nothing. A failed one becomes
-        queued again, last in order, with ``starts_before = starts``. With *start*, what
+        queued again, last in order, with ``starts_before = starts``, both one more if it
+        never started since it was last sent: its end has that start's numbers. With *start*, what
         this call placed first in order is started in the same transaction, as ``start``
         does; anything else waits as without it.
 

@@ -74,10 +74,11 @@ INSERT INTO turn (
 VALUES (:tenant, :session_id, :message_id, :place, 'queued', 0, 0, :at_ms, :request_digest, :metadata, :text);
 
 -- name: resend_turn
--- A failed message enters the order again, with a new count of attempts.
+-- A failed message enters the order again, with a new count of attempts. If it never
+-- started since it was last sent, its end has used up the number of a start.
 UPDATE turn SET
-    place = :place, status = 'queued', starts_before = starts, error = NULL, finished_at_ms = NULL,
-    worker_deadline_ms = NULL
+    place = :place, status = 'queued', error = NULL, finished_at_ms = NULL, worker_deadline_ms = NULL,
+    starts = starts + (starts = starts_before), starts_before = starts + (starts = starts_before)
 WHERE tenant = :tenant AND session_id = :session_id AND message_id = :message_id;
 
 -- name: turn

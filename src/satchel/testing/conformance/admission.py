@@ -204,6 +204,17 @@ class AdmissionClauses:
         assert (turn.error, turn.finished_at_ms, turn.worker_deadline_ms) == (None, None, None)
         assert (turn.accepted_at_ms, again.session.updated_at_ms) == (1_000, 5_000)
 
+    async def test_a_message_that_ended_before_any_start_uses_its_number_up(self, store: Store) -> None:
+        """Its end was told under the numbers of the start it waited for: the next start needs greater ones."""
+        script = await Script.begin(store)
+        await script.admit("m1")
+        await script.fail("m1")
+
+        again = await script.admit("m1")
+
+        assert (again.turn.starts, again.turn.starts_before) == (1, 1)
+        assert (await script.start("m1")).turn.starts == 2
+
     async def test_a_reused_message_id_is_refused(self, store: Store) -> None:
         """Whatever became of the first: a new request under an old name would never run, or run in its place."""
         script = await Script.begin(store)
