@@ -29,3 +29,7 @@ wheel:
 # Generate the link's protobuf code after link.proto has changed.
 proto:
     uv run --no-project --with grpcio-tools==1.76.0 python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src src/satchel/protocol/link.proto
+
+# Hubs, workers and clients in simulated time, harmed at random, over more seeds: just simulate 2000
+simulate seeds="1000":
+    SATCHEL_SIMULATION_SEEDS={{ seeds }} uv run pytest tests/simulation -q
