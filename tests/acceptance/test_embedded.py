@@ -134,7 +134,7 @@ async def test_a_lifespan_that_fails_fails_the_start_and_frees_the_store(tmp_pat
         raise OSError("no database there")
 
     broken: Worker[Any] = Worker("desk", lifespan=lifespan)
-    broken.on_message(str)
+    broken.on_message(len)
 
     with pytest.raises(OSError, match="no database there"):
         await Hub(store=str(tmp_path / "app.db"), workers=[broken]).__aenter__()

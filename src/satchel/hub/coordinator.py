@@ -323,6 +323,7 @@ class Coordinator:
     def committed(self, session: Session) -> None:
         """Do what follows a commit and nobody waits for."""
         key = session.key
+        self.fleet.committed(key, session.head)
         if session.snapshot_version == session.head.version:
             self._damaged.discard(key)
         if session.digest is not None and compaction.is_due(session) and key not in self._compacting:

@@ -17,6 +17,8 @@ from satchel.protocol.messages import AttemptName, HubFrame, Register
 class Held(msgspec.Struct, frozen=True):
     name: StateName
     state_bytes: int
+    is_head: bool = False
+    """This worker committed it through this hub, and nobody has committed since."""
 
 
 class Member:
@@ -101,18 +103,26 @@ class Fleet:
             member.reserved += 1
         return member
 
-    def seat_warm(self, key: SessionKey) -> Member | None:
-        """Reserve a slot on the worker that holds a session's newest version, without asking the store for its head.
+    def committed(self, key: SessionKey, head: StateName) -> None:
+        """Hear of a session's new head: whoever holds it made it, and so serves its schema."""
+        for member in self.members(key.tenant):
+            held = member.held.get(key.session_id)
+            if held is not None:
+                member.held[key.session_id] = msgspec.structs.replace(held, is_head=held.name == head)
 
-        None if nobody holds it or that worker is full. Should the head be another one,
-        the choice was poor, not wrong: what the worker is sent depends on the head.
+    def seat_warm(self, key: SessionKey) -> Member | None:
+        """Reserve a slot on the worker that made a session's head, without asking the store for the head.
+
+        None if no such worker is here or it is full. A copy that a worker brought along,
+        or that another worker's turn left behind, does not count: the session may have
+        a schema since that this worker does not serve.
         """
-        holding = [member for member in self.members(key.tenant) if key.session_id in member.held]
-        newest = max(holding, key=lambda member: member.held[key.session_id].name.version, default=None)
-        if newest is None or newest.free_slots <= 0:
-            return None
-        newest.reserved += 1
-        return newest
+        for member in self.members(key.tenant):
+            held = member.held.get(key.session_id)
+            if held is not None and held.is_head and member.free_slots > 0:
+                member.reserved += 1
+                return member
+        return None
 
     async def seat(self, need: Need) -> Member:
         """Reserve a slot on the cheapest worker; wait in order of asking.

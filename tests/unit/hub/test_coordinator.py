@@ -39,7 +39,7 @@ class House:
         member = Member(self.script.key.tenant, register, send=send, connected_at_ms=0)
         await self.hub.join(member, register)
         if holds:
-            member.held[self.script.key.session_id] = Held((await self.script.session()).head, 8_192)
+            member.held[self.script.key.session_id] = Held((await self.script.session()).head, 8_192, is_head=True)
         return member
 
     def message(self, name: str) -> NewTurn:
