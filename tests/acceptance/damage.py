@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from satchel.limits import WARM_BYTES_MAX
 from satchel.protocol.codec import decode_hub, decode_worker, encode_hub, encode_worker
 from satchel.protocol.messages import HubFrame, WorkerFrame
 from satchel.protocol.transport import Transport
@@ -74,10 +75,17 @@ def flipped(data: bytes, at: int | None = None) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def linked(hub: Fleet, worker: Worker[Any], wire: Wire | None = None, *, slots: int = 8) -> AsyncIterator[str]:
+async def linked(
+    hub: Fleet,
+    worker: Worker[Any],
+    wire: Wire | None = None,
+    *,
+    slots: int = 8,
+    warm_bytes_max: int = WARM_BYTES_MAX,
+) -> AsyncIterator[str]:
     """Serve *worker* from this process over *wire* while the body runs; yield its worker ID."""
     before = {member["worker_id"] for member in await hub.list_workers()}
-    host = WorkerHost([worker], dial=(wire or Wire()).dial(hub.url), slots=slots)
+    host = WorkerHost([worker], dial=(wire or Wire()).dial(hub.url), slots=slots, warm_bytes_max=warm_bytes_max)
     await asyncio.to_thread(host.start)
     try:
         joined: set[str] = set()
