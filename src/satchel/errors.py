@@ -273,7 +273,7 @@ class HubUnreachable(WaitError):
     """The hub cannot be reached."""
 
     code, status = "HUB_UNREACHABLE", 0  # the client's own: no hub sends it
-    hint = "Look whether it runs at this URL. A message sent again with the same ID runs once."
+    hint = "Start one with 'satchel hub', or give its URL. A message sent again with the same ID runs once."
 
 
 class StoreUnavailable(WaitError):

@@ -1,5 +1,6 @@
 """``satchel chat``: talk to an agent from a terminal, or from a pipe."""
 
+import contextlib
 import sys
 import uuid
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ def chat(
     session: Annotated[str | None, typer.Option(help="Session to go on with; a new one if left out.")] = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Talk to an agent. One line is one message; what it costs stands below each answer.
+    """Talk to an agent.
 
+    One line is one message; what it costs stands below each answer.
     Ctrl-C cancels the running turn, a second one leaves; so do Ctrl-D and the end of a pipe.
     """
     with Client(hub, api_key=api_key) as client:
@@ -43,6 +45,9 @@ def chat(
 
 def read_lines(*, is_terminal: bool) -> Iterator[str]:
     """Yield what is typed or piped, without blank lines."""
+    if is_terminal:
+        with contextlib.suppress(ImportError):  # a Python without it has no line editing
+            import readline  # noqa: F401, PLC0415  # input() edits lines once it is imported, and only here is a terminal
     while True:
         try:
             line = input("> " if is_terminal else "")

@@ -29,7 +29,7 @@ from rich.text import Text
 from satchel.cli import logs
 from satchel.cli.chat import INTERRUPTED, read_lines, run_turn
 from satchel.cli.devworker import DevWorker
-from satchel.cli.options import DEFAULT_PORT, LogLevel
+from satchel.cli.options import DEFAULT_PORT, Level, LogLevel
 from satchel.client.sync import Client, Session
 from satchel.errors import InvalidRequest, SatchelError
 from satchel.hub.server import HubServer, base_url, listen, running, web_server
@@ -45,21 +45,25 @@ HELP = """\
   /cold          drop the worker's copy: the next turn is sent a snapshot
   /kill          kill the worker with SIGKILL and start another
   /help          this
-  Ctrl-C cancels a running turn; Ctrl-D leaves."""
+  Ctrl-C cancels a running turn; at the prompt it leaves, as Ctrl-D does."""
 
 
 def dev(
     app: Annotated[Path, typer.Argument(metavar="APP", help="Python file that makes a satchel.Worker.")],
     agent: Annotated[str | None, typer.Option(help="Agent to talk to, if APP has several.")] = None,
-    session: Annotated[str, typer.Option(help="Session to go on with.")] = "dev",
+    session: Annotated[
+        str | None, typer.Option(help="Session to go on with; if left out, the one named like the agent.")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(help=f"Port of the hub; {DEFAULT_PORT}, or a free one if that is taken.")
+        int | None,
+        typer.Option(min=0, max=65535, help=f"Port of the hub; {DEFAULT_PORT}, or a free one if that is taken."),
     ] = None,
     store: Annotated[str, typer.Option(help="Where the sessions are kept.")] = STORE,
-    log_level: LogLevel = "warning",
+    log_level: LogLevel = Level.WARNING,
 ) -> None:
-    """Run APP with a hub and talk to it here. It is loaded anew when a Python file beside it is saved.
+    """Run APP with a hub and talk to it here.
 
+    APP is loaded anew when a Python file beside it is saved.
     Lines can be piped in, too; the exit status is then 1 if a turn failed.
     """
     logs.configure(log_level)
@@ -73,8 +77,8 @@ def dev(
         hub.start()
         with Client(hub.url) as client, DevWorker(app, hub.url, client, log_level=log_level) as worker:
             name = _agent(worker.agents, agent)
-            _greet(name, hub, session)
-            succeeded = _Chat(client, hub, worker, agent=name).run(session)
+            _greet(name, hub, session or name)
+            succeeded = _Chat(client, hub, worker, agent=name).run(session or name)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     finally:
@@ -121,7 +125,7 @@ class _Chat:
         self._session: Session
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: typer.echo(HELP),
-            "/new": lambda _: self._go_on(f"dev-{uuid.uuid4().hex[:6]}"),
+            "/new": lambda _: self._go_on(f"{self._agent}-{uuid.uuid4().hex[:6]}"),
             "/session": self._go_on,
             "/sql": self._query,
             "/cold": self._cool,
@@ -163,7 +167,7 @@ class _Chat:
 
     def _query(self, sql: str) -> None:
         if not sql:
-            typer.echo("  /sql SELECT name FROM sqlite_schema")
+            typer.echo("  Give a query: /sql SELECT name FROM sqlite_schema")
             return
         head = self._session.info().head
         if not head:

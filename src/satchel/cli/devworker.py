@@ -68,7 +68,7 @@ class DevWorker:
         """Start a worker and wait until it is registered beside *others*; None if it ended instead."""
         # A session of its own: Ctrl-C in the terminal is for the chat, not for the worker.
         child = subprocess.Popen(  # noqa: S603  # our own command
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            self._command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
         )
         deadline = time.monotonic() + START_S
         try:
@@ -97,12 +97,17 @@ class DevWorker:
             old = self._child
             fresh = self._started(others=0 if old is None else 1)
             if fresh is None:
-                typer.echo("\n  The saved app did not start; the one before it goes on.", err=True)
+                self._note("The saved app did not start; the one before it goes on.")
                 return
             self._child = fresh
             if old is not None:
                 _end(old)
-        typer.echo("\n  Loaded anew.", err=True)
+        self._note("Loaded anew.")
+
+    def _note(self, text: str) -> None:
+        """Say something while a prompt waits, and show the prompt again."""
+        prompt = "> " if sys.stdin.isatty() else ""
+        typer.echo(f"\n  {text}\n{prompt}", err=True, nl=False)
 
     def _saved(self) -> dict[Path, int]:
         """Return when each Python file beside the app was saved."""

@@ -9,7 +9,7 @@ import typer
 import uvloop
 
 from satchel.cli import logs
-from satchel.cli.options import DEFAULT_PORT, LogLevel, key_from
+from satchel.cli.options import DEFAULT_PORT, Level, LogLevel, key_from
 from satchel.hub.server import HubServer, base_url, listen, running, web_server
 from satchel.hub.settings import Keys, check_exposure
 
@@ -20,7 +20,7 @@ def hub(
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback both keys are needed.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = DEFAULT_PORT,
     store: Annotated[
         str, typer.Option(help="Where the sessions are: a path, sqlite:///relative or sqlite:////absolute.")
     ] = DEFAULT_STORE,
@@ -30,10 +30,11 @@ def hub(
     worker_key_file: Annotated[
         Path | None, typer.Option(help="File that holds the workers' key; else SATCHEL_WORKER_KEY.")
     ] = None,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = Level.INFO,
 ) -> None:
-    """Serve a hub: it takes messages over HTTP and carries each session's state to a worker.
+    """Serve a hub.
 
+    It takes messages over HTTP and carries each session's state to a worker.
     The store is created if it is not there. Ctrl-C or SIGTERM stops the hub; turns
     that run are taken up by the next one on the same store.
     """

@@ -1,5 +1,6 @@
 """Options that several commands share, and how they are read."""
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,16 @@ ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="SATCHEL_API_KEY", help="The hub's caller key.", show_envvar=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+
+
+class Level(enum.StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+LogLevel = Annotated[Level, typer.Option("--log-level", help="From which level on the log is written.")]
 
 
 def key_from(value: str | None, file: Path | None, *, name: str) -> str | None:

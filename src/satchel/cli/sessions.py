@@ -33,6 +33,9 @@ def list_sessions(
     if as_json:
         _print_json(page)
         return
+    if not page.sessions:
+        typer.echo("No sessions.")
+        return
     _print_table(
         ("session", "agent", "status", "version", "state", "waiting", "updated"),
         [

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from satchel.cli import logs
-from satchel.cli.options import DEFAULT_HUB, LogLevel, key_from
+from satchel.cli.options import DEFAULT_HUB, Level, LogLevel, key_from
 from satchel.limits import SLOTS_DEFAULT
-from satchel.protocol.messages import Registered
 from satchel.worker.dial import websocket_dial
 from satchel.worker.load import load_app
 from satchel.worker.process import serve_until_signalled
@@ -24,23 +23,15 @@ def worker(
     key_file: Annotated[
         Path | None, typer.Option(help="File that holds the worker key; else SATCHEL_WORKER_KEY.")
     ] = None,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = Level.INFO,
 ) -> None:
-    """Serve every Worker of APP: dial the hub, keep sessions warm, run their turns.
+    """Serve the agents of APP.
 
+    It dials the hub, keeps sessions warm and runs their turns.
     A lost link is dialled again and ends no turn. Ctrl-C or SIGTERM stops the worker.
     """
     logs.configure(log_level)
     key = key_from(os.environ.get("SATCHEL_WORKER_KEY"), key_file, name="worker key")
     dial = websocket_dial(hub, key=key)
     workers = load_app(app)
-    names = ", ".join(each.name for each in workers)
-    has_told = False
-
-    def registered(_frame: Registered) -> None:
-        nonlocal has_told
-        if not has_told:  # a link that was lost and found again is the log's
-            has_told = True
-            typer.echo(f"worker {names} registered at {hub}, {slots} slots")
-
-    serve_until_signalled(workers, dial=dial, slots=slots, registered=registered)
+    serve_until_signalled(workers, dial=dial, slots=slots)

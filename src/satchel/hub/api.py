@@ -62,7 +62,7 @@ RETRY_AFTER_S = 1
 """What ``Retry-After`` says: a queue moves or a worker joins within about this."""
 
 
-Body = TypeVar("Body")
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -343,7 +343,8 @@ def _decoded(kind: type[Body], body: bytes) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not as documented: {error}.") from error
+        fields = ", ".join(field.name for field in msgspec.structs.fields(kind))
+        raise InvalidRequest(f"The body is not as documented: {error}.", hint=f"Its fields: {fields}.") from error
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deep.") from error
 

@@ -110,7 +110,7 @@ class _ServedLink:
             "worker joined",
             extra={
                 "worker_id": member.worker_id,
-                "agents": sorted(member.agents),
+                "agents": ",".join(sorted(member.agents)),
                 "slots": member.slots,
                 "warm_sessions": len(member.held),
                 "adopted": len(adopted),

@@ -175,7 +175,9 @@ class SessionRunner:
         """
         stream = self.streams.get(turn.message_id)
         if stream is None:
-            stream = self.streams[turn.message_id] = TurnStream(turn)
+            is_taken_up = turn.starts > turn.starts_before  # another hub accepted it, and is gone
+            waited_ms = self._hub.now_ms() - turn.accepted_at_ms if is_taken_up else 0
+            stream = self.streams[turn.message_id] = TurnStream(turn, waited_ms=max(waited_ms, 0))
             self._insert(turn)
             if begun is not None:
                 self._begun[turn.message_id] = begun

@@ -43,8 +43,10 @@ ITEM_TYPES: dict[type, str] = {
 class TurnStream:
     """The events of one message while it is queued or running, and shortly after."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, *, waited_ms: float = 0) -> None:
+        """*waited_ms*: how old the message was when this hub took it up."""
         self._turn = turn
+        self._waited_ms = waited_ms
         self._start = start_of_end(turn)
         self._index = 0
         self._bytes = 0
@@ -71,8 +73,8 @@ class TurnStream:
         return self._index
 
     def age_ms(self) -> float:
-        """Milliseconds since this hub took the message."""
-        return 1000 * (time.perf_counter() - self._since)
+        """Milliseconds since the message was accepted."""
+        return self._waited_ms + 1000 * (time.perf_counter() - self._since)
 
     def restart(self, start_number: int, reason: str) -> None:
         """Begin the events of start *start_number*; the first has nothing to drop."""

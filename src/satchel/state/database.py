@@ -160,7 +160,12 @@ class Database:
             for row in rows:
                 last.rows.append(row)
         except apsw.AuthError as error:
-            raise StateMisused(self.authorizer.refusal or str(error)) from error
+            raise StateMisused(self.authorizer.refusal or str(error)) from None  # it says no more than ours
+        except apsw.TooBigError as error:
+            raise StateMisused(
+                f"A value has at most {limits.VALUE_BYTES_MAX} bytes.",
+                hint="Keep files elsewhere and their names in the state.",
+            ) from error
         except apsw.FullError as error:
             raise _too_large() from error
         finally:

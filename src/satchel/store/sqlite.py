@@ -122,8 +122,8 @@ class SqliteLog:
         await self._reader.open()
 
     async def close(self) -> None:
-        await self._writer.close()
         await self._reader.close()
+        await self._writer.close()  # last: it checkpoints, and a stopped store is its two files alone
         self._witness.close()
 
     async def settle(self) -> None:
@@ -148,7 +148,8 @@ class SqliteLog:
             if self._one(db, "schema_fingerprint", bindings)[0] != spec.schema.fingerprint:
                 raise SchemaRefused(
                     f"Agent {spec.name!r} is known with other tables under schema number {spec.schema.number}.",
-                    hint="Leave the schema as it was, and put the change into a migration.",
+                    hint="Leave the schema as it was, and put the change into migrations=[…]. To throw the sessions "
+                    "away instead, stop the hub and delete its store, or start it on another with --store.",
                     agent=spec.name,
                     schema_number=spec.schema.number,
                 )

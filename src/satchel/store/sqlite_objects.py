@@ -46,8 +46,8 @@ class SqliteObjects:
         await self._reader.open()
 
     async def close(self) -> None:
-        await self._writer.close()
         await self._reader.close()
+        await self._writer.close()  # last, as the log's
 
     async def put(self, key: SessionKey, data: bytes) -> ObjectName:
         content_hash = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())

@@ -151,7 +151,8 @@ class Turn(Generic[Deps]):
         The pieces of an iterable or async iterable of text are streamed as they come.
         Raises ``TurnMisused`` for anything else, and over the bounds of events.
         """
-        return self._voice.say(said, sys._getframe(1))  # noqa: SLF001  # where a forgotten await is, for its error
+        frame = sys._getframe(1)  # noqa: SLF001  # where a forgotten await is, for its error
+        return self._voice.awaited(self._voice.say_stream(said), name="say", frame=frame)
 
     # --- what it calls -----------------------------------------------------------------------
 
@@ -180,14 +181,18 @@ class Turn(Generic[Deps]):
             )
         )
 
-    async def call(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
-        """Call a tool, and emit the call and its output; return what it returned.
+    def call(self, function: Callable[..., Any], /, **arguments: Any) -> Awaitable[Any]:
+        """Call a tool, and emit the call and its output; return what it returned. Must be awaited.
 
         An async function is awaited; a plain one runs here, so blocking work belongs
         in an async one. Text is emitted as it is, anything else as JSON. If the function
         raises, the output is the exception's class alone, with ``is_error``, and the
         exception goes on.
         """
+        frame = sys._getframe(1)  # noqa: SLF001  # as in say
+        return self._voice.awaited(self._call(function, arguments), name="call", frame=frame)
+
+    async def _call(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         name = getattr(function, "__name__", type(function).__name__)
         call_id = self.function_call(name, arguments)
         try:

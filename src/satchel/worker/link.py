@@ -88,7 +88,9 @@ class WorkerLink:
         """Send what is under way, close, and end the thread. Idempotent."""
         self._on_link(self._begin_stop)
         if self._loop is not None:
-            await asyncio.wait([asyncio.wrap_future(self._ended)])
+            ended = asyncio.wrap_future(self._ended)
+            await asyncio.wait([ended])
+            ended.exception()  # whoever waits in ``ended`` is told
             self._thread.join()
 
     def _on_link(self, call: Callable[..., None], *arguments: object) -> None:
@@ -233,7 +235,9 @@ class _Connection:
         """Send frames in order, until the mark that ends them."""
         outgoing = self._owner.outgoing()
         while (frame := await outgoing.get()) is not None:
-            await self._transport.send(frame if isinstance(frame, bytes) else self._encoded(frame))
+            if isinstance(frame, bytes) or self.was_registered:
+                await self._transport.send(frame if isinstance(frame, bytes) else self._encoded(frame))
+            # Else it was sent for the link before this one, and is dropped as if none was up.
 
     def _encoded(self, frame: WorkerFrame) -> bytes:
         logger.debug("→ %s", type(frame).__name__)

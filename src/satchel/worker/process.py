@@ -154,10 +154,13 @@ class WorkerHost:
         """What ended it, if it ended by itself: ``LinkRefused``, or what a lifespan raised."""
 
     def start(self) -> None:
-        """Enter the lifespans and begin to dial. Blocks until then; raises what a lifespan raised."""
+        """Return once the hub knows the workers, so that the next message finds them.
+
+        Raises what a lifespan raised, and ``LinkRefused``.
+        """
         self._thread.start()
         self._is_started.wait()
-        if self._stop is None and self.failure is not None:
+        if self.failure is not None:
             raise self.failure
 
     def stop(self) -> None:
@@ -187,7 +190,11 @@ class WorkerHost:
 
         def started() -> None:
             self._stop = stop_soon
+
+        def registered(frame: Registered) -> None:
             self._is_started.set()
+            if self._registered is not None:
+                self._registered(frame)
 
         await serve(
             self._workers,
@@ -196,6 +203,6 @@ class WorkerHost:
             slots=self._slots,
             warm_bytes_max=self._warm_bytes_max,
             started=started,
-            registered=self._registered,
+            registered=registered,
             raised=self._raised,
         )

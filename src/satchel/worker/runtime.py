@@ -16,6 +16,8 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, assert_never
 
 import msgspec
@@ -69,6 +71,9 @@ from satchel.worker.voice import Voice
 from satchel.worker.worker import Worker
 
 logger = logging.getLogger("satchel.worker")
+
+OUR_FILES: Final = str(Path(__file__).resolve().parents[1])
+"""Where Satchel's own code is."""
 
 SEAL_THREADS: Final = 2
 """Threads that hash and compress large states; the work is the processor's, not the disk's."""
@@ -464,7 +469,7 @@ class Runtime:
         if failure.code is FailureCode.TURN_REFUSED:
             logger.info("the handler refused the turn", extra=facts)
         else:
-            logger.error("the handler raised", exc_info=error, extra=facts)
+            logger.error("the handler raised", exc_info=(type(error), error, _users_frames(error)), extra=facts)
         if self._raised is not None:
             self._raised(attempt.name, error)
 
@@ -594,6 +599,14 @@ def _raw_size(chain: Sequence[Link]) -> int:
 
 def _facts(name: AttemptName) -> dict[str, Any]:
     return {"session_id": name.session_id, "message_id": name.message_id, "epoch": name.epoch}
+
+
+def _users_frames(error: BaseException) -> TracebackType | None:
+    """Return an exception's traceback from the first frame that is not ours: where its author looks."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OUR_FILES):
+        frames = frames.tb_next
+    return frames or error.__traceback__
 
 
 def _worker_id() -> WorkerId:

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterable
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from satchel.errors import TurnMisused
 from satchel.model import Content, Item, Message, MessageId, TextDelta, rfc3339
@@ -13,11 +13,13 @@ from satchel.state.history import History, HistoryItem
 Said = str | Iterable[str] | AsyncIterable[str]
 """What can be said: a text, or its pieces, which are streamed."""
 
+Result = TypeVar("Result")
+
 _SAYABLE: Final = "say takes a str, an iterable of str, or an async iterable of str."
 
 
-class SayNotAwaited(TurnMisused):
-    """A ``turn.say(…)`` was never awaited."""
+class NotAwaited(TurnMisused):
+    """A ``turn.say(…)`` or ``turn.call(…)`` was never awaited."""
 
 
 class Voice:
@@ -27,7 +29,7 @@ class Voice:
         self._emit = emit
         self._history = history
         self._handler = handler
-        self._says: list[_Say] = []
+        self._begun: list[_Awaited[Any]] = []
 
     def hear(self, message_id: MessageId, text: str, accepted_at_ms: int) -> None:
         """Record the user's message, which is the turn's first item in the history and no event."""
@@ -45,11 +47,11 @@ class Voice:
         """Send a piece of a message; the message itself is what is recorded."""
         self._emit(piece)
 
-    def say(self, said: Said, frame: FrameType) -> "_Say":
-        """Return the coroutine that says *said*; *frame* is where it was called."""
-        say = _Say(self.say_stream(said), f"{frame.f_code.co_filename}:{frame.f_lineno}")
-        self._says.append(say)
-        return say
+    def awaited(self, work: Coroutine[Any, Any, Result], *, name: str, frame: FrameType) -> "_Awaited[Result]":
+        """Return *work* as what the handler must await; *name* and *frame* say what was called, and where."""
+        begun = _Awaited(work, name, f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        self._begun.append(begun)
+        return begun
 
     async def say_stream(self, said: Said) -> str:
         """Say a text or its pieces; return the whole."""
@@ -73,33 +75,35 @@ class Voice:
         return stream.finish()
 
     def finish(self) -> None:
-        """Raise ``SayNotAwaited`` if a ``say`` was begun and not awaited to its end."""
-        forgotten = [say for say in self._says if not say.is_done]
+        """Raise ``NotAwaited`` if a ``say`` or ``call`` was not awaited to its end."""
+        forgotten = [begun for begun in self._begun if not begun.is_done]
         self.drop()
         if forgotten:
-            raise SayNotAwaited(
-                f"turn.say(…) at {forgotten[0].place} was never awaited by the handler {self._handler}.",
-                hint="Write: await turn.say(…). A plain def handler returns its text instead.",
+            first = forgotten[0]
+            raise NotAwaited(
+                f"turn.{first.name}(…) at {first.place} was never awaited by the handler {self._handler}.",
+                hint=f"Write await turn.{first.name}(…) in an async def handler; a plain def returns its text.",
             )
 
     def drop(self) -> None:
         """Forget what was never awaited, without the interpreter's own warning. Idempotent."""
-        for say in self._says:
-            if not say.is_begun:
-                say.close()
-        self._says.clear()
+        for begun in self._begun:
+            if not begun.is_begun:
+                begun.close()
+        self._begun.clear()
 
 
-class _Say(Coroutine[Any, Any, str]):
-    """The coroutine of one ``say``, which knows where it stands and whether it was awaited to its end."""
+class _Awaited(Coroutine[Any, Any, Result]):
+    """A coroutine that knows where it was made and whether it was awaited to its end."""
 
-    def __init__(self, inner: Coroutine[Any, Any, str], place: str) -> None:
+    def __init__(self, inner: Coroutine[Any, Any, Result], name: str, place: str) -> None:
         self._inner = inner
+        self.name = name
         self.place = place
         self.is_begun = False
         self.is_done = False
 
-    def __await__(self) -> Generator[Any, Any, str]:
+    def __await__(self) -> Generator[Any, Any, Result]:
         self.is_begun = True
         try:
             return (yield from self._inner.__await__())

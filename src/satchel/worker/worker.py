@@ -53,6 +53,10 @@ class Worker(Generic[Deps]):
         on_busy: str = OnBusy.QUEUE,
     ) -> None:
         self.name = checked_id(name, "The agent's name")
+        if isinstance(migrations, str):
+            raise InvalidRequest(
+                "migrations is one text.", hint='Give a list of SQL texts: migrations=["ALTER TABLE …"].'
+            )
         self.schema = Schema.declare(schema, migrations)
         self.lifespan = lifespan
         self.records_history = history

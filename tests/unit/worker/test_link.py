@@ -230,10 +230,11 @@ async def test_a_host_starts_and_stops_its_worker_in_threads_of_its_own():
     worker = Worker("a")
     worker.on_message(lambda turn: turn.text)
     host = WorkerHost([worker], dial=hub.dial)
-    await asyncio.to_thread(host.start)
+    starting = asyncio.create_task(asyncio.to_thread(host.start))
 
     register = await hub.accept()
     hub.say(Registered("default", 5.0))
+    await starting
     await asyncio.to_thread(host.stop)
 
     assert [spec.name for spec in register.agents] == ["a"]
@@ -252,16 +253,15 @@ async def test_a_host_whose_lifespan_fails_says_so_at_its_start():
         await asyncio.to_thread(host.start)
 
 
-async def test_a_host_that_is_refused_keeps_why():
+async def test_a_host_that_is_refused_says_so_at_its_start():
     hub = Hub()
     hub.failures = [LinkRefused("not this one")]
     worker = Worker("a")
     worker.on_message(lambda turn: turn.text)
     host = WorkerHost([worker], dial=hub.dial)
-    await asyncio.to_thread(host.start)
-    await asyncio.to_thread(host._thread.join)
-
-    assert isinstance(host.failure, LinkRefused)
+    with pytest.raises(LinkRefused, match="not this one"):
+        await asyncio.to_thread(host.start)
+    await asyncio.to_thread(host.stop)
 
 
 # --- what holds the loop, and where a hub is -----------------------------------------------------

@@ -419,7 +419,7 @@ async def test_a_say_that_was_never_awaited_fails_the_turn_by_name(caplog):
     async with Desk(worker) as desk:
         failure = await desk.outcome(desk.send("a"))
 
-    assert failure.message == "SayNotAwaited"
+    assert failure.message == "NotAwaited"
     assert "test_runtime.py:" in caplog.text
     assert "forgetful." in caplog.text
 
