@@ -257,19 +257,21 @@ class Coordinator:
         for name in register.attempts:
             if name in adopted:
                 continue
-            if await self._was_committed(member.tenant, name):
+            head = await self._committed_head(member.tenant, name)
+            if head is not None:
                 member.send(Committed(name))
+                self.fleet.holds(member, head)
             else:
                 member.send(Cancel(name, reason="another attempt or answer took its place"))
 
-    async def _was_committed(self, tenant: Tenant, name: AttemptName) -> bool:
-        """Tell whether exactly this attempt made the head: the hub died between the commit and saying so."""
+    async def _committed_head(self, tenant: Tenant, name: AttemptName) -> Session | None:
+        """Return the session if exactly this attempt made its head: the hub died between the commit and saying so."""
         key = SessionKey(tenant, name.session_id)
         try:
             turn, session = await self.store.log.turn(key, name.message_id), await self.store.log.session(key)
         except RequestError:  # this store never heard of it
-            return False
-        return (turn.version, name.epoch) == (session.head.version, session.epoch)
+            return None
+        return session if (turn.version, name.epoch) == (session.head.version, session.epoch) else None
 
     def leave(self, member: Member) -> None:
         """Lose a worker whose link is closed: its attempts run again elsewhere. Idempotent."""

@@ -12,6 +12,7 @@ import msgspec
 from satchel.hub.router import Candidate, choose_worker
 from satchel.model import AgentSpec, SchemaName, SessionId, SessionKey, StateName, Tenant, Version, WorkerId
 from satchel.protocol.messages import AttemptName, HubFrame, Register
+from satchel.store.base import Session
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -109,6 +110,12 @@ class Fleet:
             held = member.held.get(key.session_id)
             if held is not None:
                 member.held[key.session_id] = msgspec.structs.replace(held, is_head=held.name == head)
+
+    def holds(self, member: Member, session: Session) -> None:
+        """Hear that a worker holds this state of a session, unless a later one is known of it."""
+        held = member.held.get(session.key.session_id)
+        if held is None or held.name.version < session.head.version:
+            member.held[session.key.session_id] = Held(name=session.head, state_bytes=session.state_bytes)
 
     def seat_warm(self, key: SessionKey) -> Member | None:
         """Reserve a slot on the worker that made a session's head, without asking the store for the head.

@@ -206,6 +206,20 @@ async def _left_running(stage: Stage, *, max_attempts: int = 3) -> Request:
     return request
 
 
+async def test_a_worker_that_is_told_of_its_commit_is_warm(stage: Stage):
+    """The hub died between the commit and saying so: the state that the worker made need not be sent to it."""
+    script = await stage.script().begin(stage.store, stage.key)
+    started = await script.run("m1")
+    await script.commit(script.commit_of(started))
+    worker = await stage.worker("w", attempts=(stage.name("m1", started.session.epoch),))
+    reading = await stage.send("m2")
+    request = await worker.serve()
+    events = await reading
+
+    assert request.chain == ()
+    assert events[-1]["complete"]["turn"]["start"] == "warm"
+
+
 # --- the store -----------------------------------------------------------------------------------
 
 
