@@ -5,6 +5,7 @@ them, so that whatever else the machine does falls on both. Compared are medians
 blocks; the exit code is 1 if one of them is more than ``RATIO_MAX`` times the other.
 """
 
+import functools
 import statistics
 import sys
 
@@ -27,8 +28,8 @@ async def measured() -> tuple[list[Cost], list[Cost]]:
         for number in range(ROUNDS):
             await running.grow(f"short-{number}", SHORT_ITEMS)
             for _ in range(BLOCKS):
-                short.append(await running.cost(f"short-{number}", TURNS))
-                long.append(await running.cost("long", TURNS))
+                short.append(await running.cost(functools.partial(running.turn, f"short-{number}"), TURNS))
+                long.append(await running.cost(functools.partial(running.turn, "long"), TURNS))
     return short, long
 
 
