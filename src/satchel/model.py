@@ -210,6 +210,15 @@ class AgentHandoff(msgspec.Struct, frozen=True):
 Item = Message | TextDelta | FunctionCall | FunctionCallOutput | AgentHandoff
 """What a handler emits."""
 
+ITEM_TYPES: Final[dict[type[Item], str]] = {
+    Message: "message",
+    TextDelta: "text_delta",
+    FunctionCall: "function_call",
+    FunctionCallOutput: "function_call_output",
+    AgentHandoff: "agent_handoff",
+}
+"""The type of each item's event, and the name of the event's field that holds it."""
+
 
 class Accepted(msgspec.Struct, frozen=True):
     agent: str

@@ -15,29 +15,18 @@ import msgspec
 from satchel.errors import PeerViolation
 from satchel.limits import TURN_EVENTS_BYTES_MAX
 from satchel.model import (
+    ITEM_TYPES,
     SEQ_PER_START,
     Accepted,
-    AgentHandoff,
     Complete,
-    FunctionCall,
-    FunctionCallOutput,
     Item,
     Message,
     Restarted,
-    TextDelta,
     TurnEvent,
     TurnStatus,
     rfc3339,
 )
 from satchel.store.base import Turn
-
-ITEM_TYPES: dict[type, str] = {
-    Message: "message",
-    TextDelta: "text_delta",
-    FunctionCall: "function_call",
-    FunctionCallOutput: "function_call_output",
-    AgentHandoff: "agent_handoff",
-}
 
 
 class TurnStream:

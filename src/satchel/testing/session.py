@@ -28,17 +28,14 @@ from satchel.limits import CHAIN_BYTES_MAX, PING_INTERVAL_S
 from satchel.model import (
     DEFAULT_TENANT,
     EMPTY,
+    ITEM_TYPES,
     SEQ_PER_START,
     Accepted,
-    AgentHandoff,
     CommittedState,
     Complete,
     Epoch,
-    FunctionCall,
-    FunctionCallOutput,
     Item,
     Link,
-    Message,
     MessageId,
     PayloadKind,
     SchemaName,
@@ -46,7 +43,6 @@ from satchel.model import (
     SessionKey,
     Start,
     StateName,
-    TextDelta,
     TurnEvent,
     TurnReport,
     Version,
@@ -73,14 +69,6 @@ from satchel.state.session import OpenSession
 from satchel.state.values import Rows
 from satchel.worker.runtime import Runtime
 from satchel.worker.worker import Worker
-
-_TYPES: Final[dict[type[Item], str]] = {
-    Message: "message",
-    TextDelta: "text_delta",
-    FunctionCall: "function_call",
-    FunctionCallOutput: "function_call_output",
-    AgentHandoff: "agent_handoff",
-}
 
 
 @contextlib.asynccontextmanager
@@ -277,7 +265,7 @@ class SessionUnderTest:
         )
         contents: list[tuple[str, Any]] = [
             ("accepted", Accepted(agent=request.agent, accepted_at=accepted_at)),
-            *((_TYPES[type(item)], item) for item in items),
+            *((ITEM_TYPES[type(item)], item) for item in items),
             ("complete", Complete(turn=report, session_state=CommittedState(result.name.version))),
         ]
         return answer_of(
