@@ -189,6 +189,8 @@ class Client:
         if message.last_told is not None:
             return
         exchange = self.world.request("POST", f"/v1/sessions/{message.session}/messages", body=body)
+        message.sends += 1  # if it has failed and its client does not know yet, this sends it again
+        message.is_sent_unseen = True
         await asyncio.sleep(self.world.chance.choice([0, 0.001, 0.002, 0.004, 0.02]))
         exchange.task.cancel()
         await asyncio.wait({exchange.task})
