@@ -98,6 +98,28 @@ class Process:
         await self.stop(signal.SIGKILL)
 
 
+async def run(*args: str, typed: str = "", env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Run a ``satchel`` command to its end with *typed* piped in; return its status and what it wrote."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "satchel",
+        *args,
+        env={**os.environ, "COLUMNS": "200", **(env or {})},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            output, errors = await child.communicate(typed.encode())
+            return await child.wait(), output.decode(), errors.decode()
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+        raise
+
+
 class Fleet:
     """One hub on one store, its workers, and a client of its HTTP API."""
 

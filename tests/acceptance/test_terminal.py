@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.acceptance.processes import PATIENCE_S
+from tests.acceptance.processes import PATIENCE_S, fleet
 
 APP = """
 from satchel import Turn, Worker
@@ -115,10 +115,11 @@ class Terminal:
 
 
 @contextlib.asynccontextmanager
-async def terminal(app: pathlib.Path) -> AsyncIterator[Terminal]:
+async def terminal(*args: str, folder: pathlib.Path) -> AsyncIterator[Terminal]:
+    """Run a ``satchel`` command in a terminal of its own while the body runs."""
     master, slave = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "satchel", "dev", str(app), cwd=app.parent,
+        sys.executable, "-m", "satchel", *args, cwd=folder,
         stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=_controlling_terminal,
     )  # fmt: skip
     os.close(slave)
@@ -142,7 +143,7 @@ def _controlling_terminal() -> None:
 
 async def test_ctrl_c_cancels_the_turn_and_the_chat_goes_on(app: pathlib.Path):
     """Ctrl-C reaches the chat, not the worker; Ctrl-D leaves."""
-    async with terminal(app) as screen:
+    async with terminal("dev", str(app), folder=app.parent) as screen:
         await screen.shows("> ")
         screen.type("hang\n")
         await screen.shows("hanging")
@@ -150,13 +151,45 @@ async def test_ctrl_c_cancels_the_turn_and_the_chat_goes_on(app: pathlib.Path):
         await screen.shows("CANCELLED")
         screen.type("one\n")
         await screen.shows("1 said")
+        await screen.shows("> ", times=3)
         screen.type("\x04")
         async with asyncio.timeout(PATIENCE_S):
             assert await screen.process.wait() == 0
 
 
+async def test_ctrl_c_at_the_prompt_leaves_and_nothing_stays_behind(app: pathlib.Path):
+    """The hub's lock and its port are free, and the worker is gone: the next start is the first."""
+    for _ in range(2):
+        async with terminal("dev", str(app), folder=app.parent) as screen:
+            await screen.shows("> ")
+            screen.type("\x03")
+            async with asyncio.timeout(PATIENCE_S):
+                assert await screen.process.wait() == 0
+
+
+async def test_chat_is_a_terminal_of_its_own_beside_hub_and_worker(app: pathlib.Path):
+    """Ctrl-C cancels the turn, not the chat, the hub or the worker; at the prompt it leaves."""
+    async with fleet(app.parent, workers=0) as hub:
+        await hub.start_worker(str(app))
+        async with terminal("chat", "--hub", hub.url, "--session", "alice", folder=app.parent) as screen:
+            await screen.shows("> ")
+            screen.type("hang\n")
+            await screen.shows("hanging")
+            screen.type("\x03")
+            await screen.shows("CANCELLED")
+            screen.type("one\n")
+            await screen.shows("1 said")
+            await screen.shows("> ", times=3)
+            screen.type("\x03")
+            async with asyncio.timeout(PATIENCE_S):
+                assert await screen.process.wait() == 0
+        rows = await hub.transcript("alice")
+
+    assert [row["status"] for row in rows] == ["cancelled", "committed"]
+
+
 async def test_a_saved_app_is_loaded_anew_and_a_broken_one_is_not(app: pathlib.Path):
-    async with terminal(app) as screen:
+    async with terminal("dev", str(app), folder=app.parent) as screen:
         await screen.shows("> ")
         app.write_text(APP.replace("} said", "} heard"))
         await screen.shows("Loaded anew")

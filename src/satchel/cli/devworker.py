@@ -35,12 +35,14 @@ class DevWorker:
         self._command += ["--log-level", log_level]
         self._client = client
         self._child: subprocess.Popen[bytes] | None = None
+        self._seen: dict[Path, int] = {}
         self._stopping = threading.Event()
         self._one_at_a_time = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, name="satchel-reload", daemon=True)
 
     def __enter__(self) -> Self:
         """Start the worker. Raises ``InvalidRequest`` if it does not start; it has said why."""
+        self._seen = self._saved()  # before the first start: what is saved while it starts is noticed, too
         self._child = self._started(others=0)
         if self._child is None:
             raise InvalidRequest(f"The worker of {self._app} did not start.", hint="What it said stands above.")
@@ -83,11 +85,10 @@ class DevWorker:
         return None
 
     def _watch(self) -> None:
-        seen = self._saved()
         while not self._stopping.wait(LOOK_S):
             now = self._saved()
-            if now != seen:
-                seen = now
+            if now != self._seen:
+                self._seen = now
                 with contextlib.suppress(SatchelError):  # the hub is ending, and so is this thread
                     self._reload()
 

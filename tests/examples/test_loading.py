@@ -1,0 +1,26 @@
+"""Each example is an app as the commands load it: a file, and every Worker in it."""
+
+import pathlib
+import sys
+
+import pytest
+
+from satchel.worker.load import load_app
+
+EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_an_app_of_one_agent_named_like_its_file(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    """The README names agents by these files; an example that no command can load helps nobody."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+
+    workers = load_app(path)
+
+    assert [worker.name for worker in workers] == [path.stem]
+    assert workers[0].handler_name == f"{path.stem}.reply"
+
+
+def test_there_are_examples():
+    assert {path.stem for path in EXAMPLES} >= {"assistant", "concierge"}
