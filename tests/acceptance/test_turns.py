@@ -1,18 +1,32 @@
 """The main job through real processes: versions, snapshots, deltas, and one answer per message."""
 
 import asyncio
+import itertools
 import random
 
 import apsw
 import msgspec
+import pytest
 
 from tests.acceptance.processes import Fleet, fleet, texts_of, turn_of, version_of
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-async def test_a_session_goes_from_snapshot_to_deltas_to_a_file(one: Fleet, tmp_path):
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def alice(shared: Fleet) -> str:
+    """A session of the test's own on the module's hub, and gates that are shut."""
+    for gate in shared.gates.iterdir():
+        gate.unlink()
+    return f"alice{next(NUMBERS)}"
+
+
+async def test_a_session_goes_from_snapshot_to_deltas_to_a_file(shared: Fleet, alice: str, tmp_path):
     """The first turn brings back a snapshot, a warm one only its rows, and any version is a SQLite file."""
-    first = await one.send("alice", "add one")
-    second = await one.send("alice", "add two")
+    first = await shared.send(alice, "add one")
+    second = await shared.send(alice, "add two")
 
     assert [version_of(first), version_of(second)] == [1, 2]
     assert [turn_of(first)["start"], turn_of(second)["start"]] == ["new", "warm"]
@@ -22,17 +36,17 @@ async def test_a_session_goes_from_snapshot_to_deltas_to_a_file(one: Fleet, tmp_
     assert texts_of(second) == ["2 notes"]
     for version, notes in ((1, [("one",)]), (2, [("one",), ("two",)])):
         file = tmp_path / f"{version}.sqlite"
-        response = await one.http.get(f"{one.url}/v1/sessions/alice/versions/{version}/snapshot")
+        response = await shared.http.get(f"{shared.url}/v1/sessions/{alice}/versions/{version}/snapshot")
         assert response.headers["content-type"] == "application/vnd.sqlite3"
         file.write_bytes(response.content)
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
         assert connection.execute("SELECT text FROM note").fetchall() == notes
-        assert connection.execute("SELECT session_id, version FROM _satchel_turn").fetchall() == [("alice", version)]
+        assert connection.execute("SELECT session_id, version FROM _satchel_turn").fetchall() == [(alice, version)]
         connection.close()
 
 
-async def test_events_are_numbered_and_named_as_documented(one: Fleet):
-    events = await one.send("alice", "tokens to be or not", message_id="m1")
+async def test_events_are_numbered_and_named_as_documented(shared: Fleet, alice: str):
+    events = await shared.send(alice, "tokens to be or not", message_id="m1")
 
     assert [event["type"] for event in events] == [
         "accepted",
@@ -43,7 +57,7 @@ async def test_events_are_numbered_and_named_as_documented(one: Fleet):
     assert [event["seq"] - events[0]["seq"] for event in events] == list(range(7))
     assert events[0]["seq"] == 2**20
     assert {event["attempt"] for event in events} == {1}
-    assert all(event["session_id"] == "alice" and event["message_id"] == "m1" for event in events)
+    assert all(event["session_id"] == alice and event["message_id"] == "m1" for event in events)
     assert "".join(event["text_delta"]["text"] for event in events[1:5]) == texts_of(events)[0]
     assert set(turn_of(events)) == {
         "start", "worker_id", "attempts", "sent_bytes", "received_bytes", "changed_rows", "handler_ms", "total_ms",
@@ -95,36 +109,36 @@ async def test_a_worker_at_its_slots_is_not_chosen(tmp_path):
     assert all(turn_of(events)["worker_id"] != busy for events in answers)
 
 
-async def test_the_same_message_runs_once(one: Fleet):
+async def test_the_same_message_runs_once(shared: Fleet, alice: str):
     """At once or later, a repeat gets the same events; the handler ran once."""
     both = await asyncio.gather(
-        one.send("alice", "add one", message_id="m1"), one.send("alice", "add one", message_id="m1")
+        shared.send(alice, "add one", message_id="m1"), shared.send(alice, "add one", message_id="m1")
     )
-    later = await one.send("alice", "add one", message_id="m1")
-    waiting = await one.post("alice", "add one", message_id="m1")
+    later = await shared.send(alice, "add one", message_id="m1")
+    waiting = await shared.post(alice, "add one", message_id="m1")
 
     assert both[0] == both[1] == later
     assert waiting.json()["answer"] == {"text": "1 notes"}
-    assert (await one.get("/sessions/alice"))["head"] == 1
+    assert (await shared.get(f"/sessions/{alice}"))["head"] == 1
 
 
-async def test_a_message_id_with_another_body_is_refused(one: Fleet):
-    await one.send("alice", "add one", message_id="m1")
+async def test_a_message_id_with_another_body_is_refused(shared: Fleet, alice: str):
+    await shared.send(alice, "add one", message_id="m1")
 
     for body in ({"text": "add two"}, {"text": "add one", "metadata": {"a": 1}}):
-        response = await one.post("alice", message_id="m1", **body)
+        response = await shared.post(alice, message_id="m1", **body)
         assert response.status_code == 422
         assert response.json()["error"]["code"] == "MESSAGE_ID_REUSED"
 
 
-async def test_two_messages_at_once_run_one_after_the_other_in_order(one: Fleet):
-    first = asyncio.create_task(one.send("alice", "wait one", message_id="m1"))
-    await one.started("m1")
-    second = await one.post("alice", "add two", headers={"Prefer": "respond-async"}, message_id="m2")
-    third = await one.post("alice", "add three", headers={"Prefer": "respond-async"}, message_id="m3")
-    session = await one.get("/sessions/alice")
-    one.open_gate("m1")
-    events = await one.events("alice", "m3")
+async def test_two_messages_at_once_run_one_after_the_other_in_order(shared: Fleet, alice: str):
+    first = asyncio.create_task(shared.send(alice, "wait one", message_id="m1"))
+    await shared.started("m1")
+    second = await shared.post(alice, "add two", headers={"Prefer": "respond-async"}, message_id="m2")
+    third = await shared.post(alice, "add three", headers={"Prefer": "respond-async"}, message_id="m3")
+    session = await shared.get(f"/sessions/{alice}")
+    shared.open_gate("m1")
+    events = await shared.events(alice, "m3")
 
     assert (second.status_code, second.json()["status"], third.status_code) == (202, "queued", 202)
     assert (session["status"], session["waiting"], session["running_message_id"]) == ("running", 2, "m1")
@@ -132,14 +146,14 @@ async def test_two_messages_at_once_run_one_after_the_other_in_order(one: Fleet)
     assert (texts_of(events), version_of(events)) == (["3 notes"], 3)
 
 
-async def test_a_busy_session_may_refuse_and_its_queue_is_bounded(one: Fleet):
-    first = asyncio.create_task(one.send("alice", "wait one", message_id="m1"))
-    await one.started("m1")
+async def test_a_busy_session_may_refuse_and_its_queue_is_bounded(shared: Fleet, alice: str):
+    first = asyncio.create_task(shared.send(alice, "wait one", message_id="m1"))
+    await shared.started("m1")
 
-    rejected = await one.post("alice", "add two", on_busy="reject")
-    queued = [await one.post("alice", "nothing", headers={"Prefer": "respond-async"}) for _ in range(32)]
-    over = await one.post("alice", "nothing")
-    one.open_gate("m1")
+    rejected = await shared.post(alice, "add two", on_busy="reject")
+    queued = [await shared.post(alice, "nothing", headers={"Prefer": "respond-async"}) for _ in range(32)]
+    over = await shared.post(alice, "nothing")
+    shared.open_gate("m1")
     await first
 
     assert (rejected.status_code, rejected.json()["error"]["code"]) == (409, "SESSION_BUSY")
@@ -149,12 +163,12 @@ async def test_a_busy_session_may_refuse_and_its_queue_is_bounded(one: Fleet):
     assert over.headers["retry-after"] == "1"
 
 
-async def test_a_handler_that_raises_changes_nothing_and_stays_warm(one: Fleet):
-    await one.send("alice", "add one")
-    failed = await one.post("alice", "raise two", message_id="bad")
-    refused = await one.post("alice", "refuse no dogs")
-    not_json = await one.post("alice", "notjson")
-    after = await one.send("alice", "add two")
+async def test_a_handler_that_raises_changes_nothing_and_stays_warm(shared: Fleet, alice: str):
+    await shared.send(alice, "add one")
+    failed = await shared.post(alice, "raise two", message_id="bad")
+    refused = await shared.post(alice, "refuse no dogs")
+    not_json = await shared.post(alice, "notjson")
+    after = await shared.send(alice, "add two")
 
     assert (failed.status_code, failed.json()["error"]["code"]) == (502, "TEXT_HANDLER_ERROR")
     assert "ValueError" in failed.text
@@ -164,29 +178,29 @@ async def test_a_handler_that_raises_changes_nothing_and_stays_warm(one: Fleet):
     assert (turn_of(after)["start"], texts_of(after), version_of(after)) == ("warm", ["2 notes"], 2)
 
 
-async def test_a_failed_message_sent_again_runs_again(one: Fleet):
-    await one.post("alice", "raise x", message_id="m1")
-    again = await one.send("alice", "raise x", message_id="m1")
+async def test_a_failed_message_sent_again_runs_again(shared: Fleet, alice: str):
+    await shared.post(alice, "raise x", message_id="m1")
+    again = await shared.send(alice, "raise x", message_id="m1")
 
     assert [event["type"] for event in again] == ["accepted", "restarted", "complete"]
     assert again[1]["seq"] == 2 * 2**20
     assert turn_of(again)["attempts"] == 2
 
 
-async def test_a_turn_may_change_nothing_or_delete_everything(one: Fleet):
-    await one.send("alice", "add one")
-    nothing = await one.send("alice", "nothing")
-    cleared = await one.send("alice", "clear")
+async def test_a_turn_may_change_nothing_or_delete_everything(shared: Fleet, alice: str):
+    await shared.send(alice, "add one")
+    nothing = await shared.send(alice, "nothing")
+    cleared = await shared.send(alice, "clear")
 
     assert (version_of(nothing), turn_of(nothing)["changed_rows"]) == (2, {})
     assert turn_of(cleared)["changed_rows"] == {"note": [0, 0, 1]}
-    assert texts_of(await one.send("alice", "add one")) == ["1 notes"]
+    assert texts_of(await shared.send(alice, "add one")) == ["1 notes"]
 
 
-async def test_values_changed_in_place_are_kept(one: Fleet):
-    await one.send("alice", "cart apple")
+async def test_values_changed_in_place_are_kept(shared: Fleet, alice: str):
+    await shared.send(alice, "cart apple")
 
-    assert texts_of(await one.send("alice", "cart pear")) == ["apple,pear"]
+    assert texts_of(await shared.send(alice, "cart pear")) == ["apple,pear"]
 
 
 async def test_a_turn_over_its_timeout_ends_and_the_session_goes_on(tmp_path):
@@ -198,28 +212,28 @@ async def test_a_turn_over_its_timeout_ends_and_the_session_goes_on(tmp_path):
     assert (texts_of(after), version_of(after)) == (["1 notes"], 1)
 
 
-async def test_a_turn_outlives_its_client(one: Fleet):
-    async with one.http.stream(
+async def test_a_turn_outlives_its_client(shared: Fleet, alice: str):
+    async with shared.http.stream(
         "POST",
-        f"{one.url}/v1/sessions/alice/messages",
+        f"{shared.url}/v1/sessions/{alice}/messages",
         json={"text": "wait x", "agent": "probe", "message_id": "m1"},
     ):
-        await one.started("m1")
-    one.open_gate("m1")
+        await shared.started("m1")
+    shared.open_gate("m1")
 
-    assert version_of(await one.events("alice", "m1")) == 1
+    assert version_of(await shared.events(alice, "m1")) == 1
 
 
-async def test_a_cancelled_turn_leaves_no_trace(one: Fleet):
-    reader = asyncio.create_task(one.send("alice", "wait x", message_id="m1"))
-    await one.started("m1")
-    queued = await one.post("alice", "add y", headers={"Prefer": "respond-async"}, message_id="m2")
-    cancel = f"{one.url}/v1/sessions/alice/messages/{{}}/cancel"
-    second = await one.http.post(cancel.format("m2"))
-    first = await one.http.post(cancel.format("m1"))
+async def test_a_cancelled_turn_leaves_no_trace(shared: Fleet, alice: str):
+    reader = asyncio.create_task(shared.send(alice, "wait x", message_id="m1"))
+    await shared.started("m1")
+    queued = await shared.post(alice, "add y", headers={"Prefer": "respond-async"}, message_id="m2")
+    cancel = f"{shared.url}/v1/sessions/{alice}/messages/{{}}/cancel"
+    second = await shared.http.post(cancel.format("m2"))
+    first = await shared.http.post(cancel.format("m1"))
     events = await reader
-    after = await one.send("alice", "add one", message_id="m3")
-    too_late = await one.http.post(cancel.format("m3"))
+    after = await shared.send(alice, "add one", message_id="m3")
+    too_late = await shared.http.post(cancel.format("m3"))
 
     assert queued.status_code == 202
     assert first.json()["status"] == second.json()["status"] == "cancelled"
@@ -228,16 +242,16 @@ async def test_a_cancelled_turn_leaves_no_trace(one: Fleet):
         ["1 notes"], 1, turn_of(events)["worker_id"],
     )  # fmt: skip
     assert too_late.json()["status"] == "committed"
-    repeat = await one.post("alice", "wait x", message_id="m1")
+    repeat = await shared.post(alice, "wait x", message_id="m1")
     assert (repeat.status_code, repeat.json()["error"]["code"]) == (409, "CANCELLED")
 
 
-async def test_the_transcript_shows_each_message_once_with_its_answer(one: Fleet):
-    await one.send("alice", "add one", message_id="m1", metadata={"from": "sms"})
-    await one.post("alice", "raise x", message_id="m2")
-    await one.send("alice", "nothing", message_id="m3")
-    newest = await one.get("/sessions/alice/messages", limit=2)
-    oldest = await one.get("/sessions/alice/messages", limit=2, before=newest["next_cursor"])
+async def test_the_transcript_shows_each_message_once_with_its_answer(shared: Fleet, alice: str):
+    await shared.send(alice, "add one", message_id="m1", metadata={"from": "sms"})
+    await shared.post(alice, "raise x", message_id="m2")
+    await shared.send(alice, "nothing", message_id="m3")
+    newest = await shared.get(f"/sessions/{alice}/messages", limit=2)
+    oldest = await shared.get(f"/sessions/{alice}/messages", limit=2, before=newest["next_cursor"])
 
     rows = oldest["messages"] + newest["messages"]
     assert [row["message_id"] for row in rows] == ["m1", "m2", "m3"]
@@ -249,27 +263,27 @@ async def test_the_transcript_shows_each_message_once_with_its_answer(one: Fleet
     assert oldest["next_cursor"] is None
 
 
-async def test_a_stream_resumes_by_cursor_as_lines_or_as_sse(one: Fleet):
-    events = await one.send("alice", "tokens a b c", message_id="m1")
+async def test_a_stream_resumes_by_cursor_as_lines_or_as_sse(shared: Fleet, alice: str):
+    events = await shared.send(alice, "tokens a b c", message_id="m1")
     middle = events[2]["seq"]
-    sse = await one.http.get(
-        f"{one.url}/v1/sessions/alice/messages/m1",
+    sse = await shared.http.get(
+        f"{shared.url}/v1/sessions/{alice}/messages/m1",
         headers={"Accept": "text/event-stream", "Last-Event-ID": str(middle)},
     )
 
-    assert await one.events("alice", "m1") == events
-    assert await one.events("alice", "m1", after=middle) == events[3:]
+    assert await shared.events(alice, "m1") == events
+    assert await shared.events(alice, "m1", after=middle) == events[3:]
     frames = [frame.splitlines() for frame in sse.text.strip().split("\n\n")]
     assert [frame[0] for frame in frames] == [f"id: {event['seq']}" for event in events[3:]]
     assert [frame[1] for frame in frames] == [f"event: {event['type']}" for event in events[3:]]
     assert [msgspec.json.decode(frame[2].removeprefix("data: ")) for frame in frames] == events[3:]
 
 
-async def test_a_worker_process_serves_every_agent_of_its_file(one: Fleet):
-    answer = await one.post("bob", "hi", agent="other")
+async def test_a_worker_process_serves_every_agent_of_its_file(shared: Fleet):
+    answer = await shared.post("bob", "hi", agent="other")
 
     assert answer.json()["answer"] == {"text": "other: hi"}
-    mismatch = await one.post("bob", "hi", agent="probe")
+    mismatch = await shared.post("bob", "hi", agent="probe")
     assert (mismatch.status_code, mismatch.json()["error"]["code"]) == (409, "AGENT_MISMATCH")
-    by_agent = await one.get("/sessions", agent="other")
+    by_agent = await shared.get("/sessions", agent="other")
     assert [session["session_id"] for session in by_agent["sessions"]] == ["bob"]
