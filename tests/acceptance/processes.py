@@ -143,19 +143,26 @@ class Fleet:
 
     async def start_worker(self, app: str = "probe.py", *args: str) -> Process:
         """Start a worker and wait until the hub lists it."""
+        (process,) = await self.start_workers(1, app, *args)
+        return process
+
+    async def start_workers(self, count: int, app: str = "probe.py", *args: str) -> list[Process]:
+        """Start *count* workers side by side and wait until the hub lists them all."""
         path = pathlib.Path(app) if pathlib.Path(app).is_absolute() else APPS / app
-        process = Process("worker", str(path), "--hub", self.url, *args, env=self.env)
+        fresh = [Process("worker", str(path), "--hub", self.url, *args, env=self.env) for _ in range(count)]
         before = len(await self.list_workers())
-        await process.start()
-        self.workers.append(process)
+        for process in fresh:
+            await process.start()
+        self.workers += fresh
 
         async def joined() -> bool:
-            assert process.child is not None
-            assert process.child.returncode is None, process.output
-            return len(await self.list_workers()) > before
+            for process in fresh:
+                assert process.child is not None
+                assert process.child.returncode is None, process.output
+            return len(await self.list_workers()) >= before + count
 
         await until(joined)
-        return process
+        return fresh
 
     async def kill_worker(self, pid: int) -> None:
         """Kill the worker process *pid* with SIGKILL."""
@@ -164,9 +171,12 @@ class Fleet:
         await victim.kill()
 
     async def stop(self) -> None:
-        for process in [*self.workers, *([self.hub] if self.hub else [])]:
-            if process.child is not None and process.child.returncode is None:
-                await process.stop()
+        running = [
+            process for process in self.workers if process.child is not None and process.child.returncode is None
+        ]
+        await asyncio.gather(*(process.stop() for process in running))
+        if self.hub is not None and self.hub.child is not None and self.hub.child.returncode is None:
+            await self.hub.stop()
         await self.http.aclose()
 
     # --- what a client does ------------------------------------------------------------------
@@ -247,8 +257,7 @@ async def fleet(
     running = Fleet(folder, env=env)
     try:
         await running.start_hub()
-        for _ in range(workers):
-            await running.start_worker("probe.py", *args)
+        await running.start_workers(workers, "probe.py", *args)
         yield running
     finally:
         await running.stop()

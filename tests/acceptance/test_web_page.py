@@ -1,5 +1,6 @@
 """Who gets in: no web page to a developer's hub, nobody without a key to any other."""
 
+import asyncio
 import json
 import pathlib
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.acceptance.processes import Fleet, Process, texts_of, version_of
+from tests.acceptance.processes import Fleet, Process, run, texts_of, version_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -205,35 +206,33 @@ async def test_keys_are_in_no_log(locked: Fleet):
     assert not [output for output in outputs if "the-api-key" in output or "the-worker-key" in output]
 
 
-@pytest.mark.parametrize(
-    ("env", "missing"),
-    [
+async def test_a_hub_beyond_loopback_does_not_start_without_keys(tmp_path):
+    """It would be the whole network's: no warning, an end."""
+    cases: list[tuple[dict[str, str], str]] = [
         ({}, "SATCHEL_API_KEY and SATCHEL_WORKER_KEY"),
         ({"SATCHEL_API_KEY": "a"}, "SATCHEL_WORKER_KEY"),
         ({"SATCHEL_WORKER_KEY": "w"}, "SATCHEL_API_KEY"),
-    ],
-)
-async def test_a_hub_beyond_loopback_does_not_start_without_keys(tmp_path, env: dict[str, str], missing: str):
-    """It would be the whole network's: no warning, an end."""
-    process = Process("hub", "--host", "0.0.0.0", "--port", "0", "--store", str(tmp_path / "hub.db"), env=env)
-    await process.start()
+    ]
+    args = ("hub", "--host", "0.0.0.0", "--port", "0", "--store", str(tmp_path / "hub.db"))
+    ends = await asyncio.gather(*(run(*args, env=env) for env, _missing in cases))
 
-    assert await process.ended() == 1
-    assert process.output == (
-        "error: A hub on 0.0.0.0 can be reached from other machines and has no keys.\n"
-        f"  Set {missing}, or listen on 127.0.0.1.\n"
-    )
+    for (_env, missing), (code, output, errors) in zip(cases, ends, strict=True):
+        assert (code, output) == (1, "")
+        assert errors == (
+            "error: A hub on 0.0.0.0 can be reached from other machines and has no keys.\n"
+            f"  Set {missing}, or listen on 127.0.0.1.\n"
+        )
     assert not (tmp_path / "hub.db").exists()
 
 
-@pytest.mark.parametrize("content", [None, "", " \n"])
-async def test_a_key_file_that_holds_no_key_is_refused(tmp_path, content: str | None):
+async def test_a_key_file_that_holds_no_key_is_refused(tmp_path):
     """An empty secret must not mean that none is asked for."""
-    file = tmp_path / "api.key"
-    if content is not None:
-        file.write_text(content)
-    process = Process("hub", "--port", "0", "--store", str(tmp_path / "hub.db"), "--api-key-file", str(file))
-    await process.start()
+    files = [tmp_path / name for name in ("missing.key", "empty.key", "blank.key")]
+    files[1].write_text("")
+    files[2].write_text(" \n")
+    args = ("hub", "--port", "0", "--store", str(tmp_path / "hub.db"), "--api-key-file")
+    ends = await asyncio.gather(*(run(*args, str(file)) for file in files))
 
-    assert await process.ended() == 1
-    assert f"error: The caller key file {file} " in process.output
+    for file, (code, _output, errors) in zip(files, ends, strict=True):
+        assert code == 1
+        assert errors.startswith(f"error: The caller key file {file} ")
