@@ -12,8 +12,9 @@ from satchel.cli.main import COMMANDS
 SOURCE = Path(__file__).parents[1] / "src" / "satchel"
 FILES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
 
-BASE = {"model", "errors", "limits"}
+BASE = {"model", "errors", "limits", "clock"}
 MAY_IMPORT = {
+    "clock": set(),
     "limits": set(),
     "errors": {"limits"},
     "model": {"errors", "limits"},

@@ -93,7 +93,7 @@ class Api:
             uuid.uuid4().hex if body.message_id is None else checked_id(body.message_id, "message_id")
         )
         hub = self._coordinator()
-        delivery = await hub.send(_new_turn(key, message_id, body, now_ms=hub.now_ms()))
+        delivery = await hub.send(_new_turn(key, message_id, body, now_ms=hub.clock.now_ms()))
         headers = {
             "Satchel-Message-Id": message_id,
             "Location": f"/v1/sessions/{key.session_id}/messages/{message_id}",

@@ -8,12 +8,12 @@ worker the router's, the life of a turn the runner's.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
 
+from satchel.clock import Clock
 from satchel.errors import HubDraining, LinkRefused, RequestError, SatchelError, SchemaRefused, StoreUnavailable
 from satchel.hub import compaction
 from satchel.hub.fleet import Fleet, Member
@@ -37,7 +37,7 @@ from satchel.protocol.messages import (
     Released,
     Result,
 )
-from satchel.state.rebuild import Rebuilder
+from satchel.state.rebuild import Rebuilder, Rebuilds
 from satchel.store.base import Admission, NewTurn, Session, Started, Store, Turn
 from satchel.store.sweep import sweep
 
@@ -63,20 +63,21 @@ class Coordinator:
         *,
         settings: HubSettings,
         telemetry: Telemetry,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Clock | None = None,
+        rebuilder: Rebuilds | None = None,
     ) -> None:
         self.store = store
         self.fleet = Fleet()
         self.settings = settings
         self.telemetry = telemetry
-        self.now_ms = now_ms
+        self.clock = clock or Clock()
         self._runners: dict[SessionKey, SessionRunner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._agents: dict[tuple[Tenant, str], AgentSpec] = {}
         self._compacting: set[SessionKey] = set()
         self._damaged: set[SessionKey] = set()
         self._one_compaction = asyncio.Semaphore(1)
-        self._rebuilder = Rebuilder()
+        self._rebuilder = rebuilder or Rebuilder()
         self._is_open = False
 
     async def open(self) -> None:
@@ -176,7 +177,7 @@ class Coordinator:
     async def cancel(self, key: SessionKey, message_id: MessageId) -> Turn:
         """Cancel a message unless it has ended; return it as it stands."""
         try:
-            turn = await self.store.log.cancel(key, message_id, now_ms=self.now_ms())
+            turn = await self.store.log.cancel(key, message_id, now_ms=self.clock.now_ms())
         except asyncio.CancelledError:  # the call goes on without its caller: the handler must hear of it
             self._spawn(self._unheard(lambda: self.cancel(key, message_id)))
             raise
@@ -362,7 +363,7 @@ class Coordinator:
     async def _sweep(self) -> None:
         while True:
             try:
-                await sweep(self.store, now_ms=self.now_ms())
+                await sweep(self.store, now_ms=self.clock.now_ms())
             except SatchelError:  # the next round sweeps it
                 logger.exception("sweeping failed")
             await asyncio.sleep(OBJECT_GRACE_S / 4)

@@ -7,7 +7,6 @@ It holds no rules: what may come when, and when a silent peer is lost, is
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator
 
 from satchel.errors import LinkClosed, LinkError, LinkRefused, PeerViolation
@@ -31,7 +30,8 @@ class _ServedLink:
         self._transport = transport
         self._tenant = tenant
         self._coordinator = coordinator
-        self._link = Link(Role.HUB, now=time.monotonic())
+        self._loop = asyncio.get_running_loop()
+        self._link = Link(Role.HUB, now=self._loop.time())
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._member: Member | None = None
 
@@ -77,7 +77,7 @@ class _ServedLink:
     async def _frames(self) -> AsyncIterator[Frame]:
         while True:
             data = await self._transport.receive()
-            for frame in self._link.receive(data, time.monotonic()):
+            for frame in self._link.receive(data, self._loop.time()):
                 logger.debug("← %s", type(frame).__name__)
                 yield frame
             for answer in self._link.outgoing():
@@ -85,12 +85,12 @@ class _ServedLink:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(max(self._link.next_deadline() - time.monotonic(), 0.01))
-            for ping in self._link.tick(time.monotonic()):
+            await asyncio.sleep(max(self._link.next_deadline() - self._loop.time(), 0.01))
+            for ping in self._link.tick(self._loop.time()):
                 self._outgoing.put_nowait(ping)
 
     async def _register(self, register: Register) -> None:
-        member = Member(self._tenant, register, send=self._send, connected_at_ms=self._coordinator.now_ms())
+        member = Member(self._tenant, register, send=self._send, connected_at_ms=self._coordinator.clock.now_ms())
         try:
             adopted = await self._coordinator.join(member, register)
         except LinkRefused as error:

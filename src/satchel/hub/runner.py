@@ -9,13 +9,13 @@ the store's; a runner can vanish at any line and another takes its session up ag
 import asyncio
 import enum
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar, assert_never
 
 import msgspec
 
+from satchel.clock import Clock
 from satchel.errors import (
     AttemptsExhausted,
     Cancelled,
@@ -134,7 +134,7 @@ class Services(Protocol):
     fleet: Fleet
     settings: HubSettings
     telemetry: Telemetry
-    now_ms: Callable[[], int]
+    clock: Clock
 
     def agent(self, key: SessionKey, name: str) -> AgentSpec | None: ...
     def wants_digest(self, session: Session) -> bool: ...
@@ -176,8 +176,10 @@ class SessionRunner:
         stream = self.streams.get(turn.message_id)
         if stream is None:
             is_taken_up = turn.starts > turn.starts_before  # another hub accepted it, and is gone
-            waited_ms = self._hub.now_ms() - turn.accepted_at_ms if is_taken_up else 0
-            stream = self.streams[turn.message_id] = TurnStream(turn, waited_ms=max(waited_ms, 0))
+            waited_ms = self._hub.clock.now_ms() - turn.accepted_at_ms if is_taken_up else 0
+            stream = self.streams[turn.message_id] = TurnStream(
+                turn, waited_ms=max(waited_ms, 0), clock=self._hub.clock
+            )
             self._insert(turn)
             if begun is not None:
                 self._begun[turn.message_id] = begun
@@ -385,13 +387,13 @@ class SessionRunner:
 
     async def _with_deadline(self, turn: Turn) -> Turn:
         """Give a turn until when it waits for a worker, unless it has it; return it as it stands."""
-        deadline_ms = self._hub.now_ms() + int(1000 * self._hub.settings.worker_wait_s)
+        deadline_ms = self._hub.clock.now_ms() + int(1000 * self._hub.settings.worker_wait_s)
         return await self._log.wait_for_worker(self.key, turn.message_id, deadline_ms)
 
     async def _wait_for_seat(self, turn: Turn, need: Need) -> Member | None:
         """Reserve a slot. None: the time is up, or a signal came, which stays."""
         assert turn.worker_deadline_ms is not None, "a turn that waits has its deadline"
-        left_s = (turn.worker_deadline_ms - self._hub.now_ms()) / 1000
+        left_s = (turn.worker_deadline_ms - self._hub.clock.now_ms()) / 1000
         seat = asyncio.create_task(self._hub.fleet.seat(need))
         signal = asyncio.create_task(self._signals.get())
         member = None
@@ -504,11 +506,11 @@ class SessionRunner:
         """Follow an attempt to its end."""
         turn = attempt.started.turn
         spec = attempt.member.agents.get(turn.agent)
-        deadline = time.monotonic() + (spec.turn_timeout_s if spec is not None else TURN_TIMEOUT_S)
+        deadline = asyncio.get_running_loop().time() + (spec.turn_timeout_s if spec is not None else TURN_TIMEOUT_S)
         not_found = bad_results = 0
         while True:
             try:
-                async with asyncio.timeout(deadline - time.monotonic()):
+                async with asyncio.timeout_at(deadline):
                     signal = await self._signals.get()
             except TimeoutError:
                 return await self._fail(turn, self._timeout(spec))
@@ -637,7 +639,7 @@ class SessionRunner:
             digest=result.digest,
             answer=stream.answer,
             events=events,
-            finished_at_ms=self._hub.now_ms(),
+            finished_at_ms=self._hub.clock.now_ms(),
         )
         try:
             ended = await self._until_known(lambda: self._log.commit(commit))
@@ -668,7 +670,9 @@ class SessionRunner:
         body = msgspec.convert(error.body(), ErrorBody)
         try:
             return await self._until_known(
-                lambda: self._log.fail(self.key, turn.message_id, body, epoch=turn.epoch, now_ms=self._hub.now_ms())
+                lambda: self._log.fail(
+                    self.key, turn.message_id, body, epoch=turn.epoch, now_ms=self._hub.clock.now_ms()
+                )
             )
         except Fenced:
             return await self._until_known(lambda: self._log.turn(self.key, turn.message_id))

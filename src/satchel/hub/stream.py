@@ -6,12 +6,12 @@ every reader keeps its own cursor, and none slows the turn.
 
 import asyncio
 import bisect
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 
+from satchel.clock import Clock
 from satchel.errors import PeerViolation
 from satchel.limits import TURN_EVENTS_BYTES_MAX
 from satchel.model import (
@@ -32,7 +32,7 @@ from satchel.store.base import Turn
 class TurnStream:
     """The events of one message while it is queued or running, and shortly after."""
 
-    def __init__(self, turn: Turn, *, waited_ms: float = 0) -> None:
+    def __init__(self, turn: Turn, *, clock: Clock, waited_ms: float = 0) -> None:
         """*waited_ms*: how old the message was when this hub took it up."""
         self._turn = turn
         self._waited_ms = waited_ms
@@ -41,7 +41,8 @@ class TurnStream:
         self._bytes = 0
         self._texts: list[str] = []
         self._changed = asyncio.Event()
-        self._since = time.perf_counter()
+        self._stopwatch_s = clock.stopwatch_s
+        self._since = self._stopwatch_s()
         self.is_done = False
         self._is_cut = False
         self._accepted = self._line(
@@ -63,7 +64,7 @@ class TurnStream:
 
     def age_ms(self) -> float:
         """Milliseconds since the message was accepted."""
-        return self._waited_ms + 1000 * (time.perf_counter() - self._since)
+        return self._waited_ms + 1000 * (self._stopwatch_s() - self._since)
 
     def restart(self, start_number: int, reason: str) -> None:
         """Begin the events of start *start_number*; the first has nothing to drop."""

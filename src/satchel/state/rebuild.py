@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from typing import BinaryIO, Final, NoReturn
+from typing import BinaryIO, Final, NoReturn, Protocol
 
 import msgspec
 
@@ -20,7 +20,7 @@ from satchel import errors, limits
 from satchel.errors import CorruptState, StateError
 from satchel.model import Link, SchemaName, SessionId, StateName
 
-__all__ = ["RebuildJob", "Rebuilder", "Rebuilt", "rebuild"]
+__all__ = ["RebuildJob", "Rebuilder", "Rebuilds", "Rebuilt", "rebuild", "rebuilt_here"]
 
 _LENGTH_BYTES: Final = 8
 
@@ -50,6 +50,13 @@ class _Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 _Answer: Final = Rebuilt | _Refused
+
+
+class Rebuilds(Protocol):
+    """Whatever rebuilds states apart from the hub."""
+
+    async def rebuild(self, job: RebuildJob) -> Rebuilt: ...
+    async def close(self) -> None: ...
 
 
 class Rebuilder:
@@ -175,7 +182,7 @@ def _work(job: bytes, target: BinaryIO) -> NoReturn:
     try:
         resource.setrlimit(resource.RLIMIT_AS, (limits.REBUILD_MEMORY_BYTES_MAX,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (limits.REBUILD_CPU_S,) * 2)
-        answer = msgspec.msgpack.encode(_rebuilt(msgspec.msgpack.decode(job, type=RebuildJob)))
+        answer = msgspec.msgpack.encode(rebuilt_here(msgspec.msgpack.decode(job, type=RebuildJob)))
         target.write(len(answer).to_bytes(_LENGTH_BYTES, "big") + answer)
         target.flush()
     except BaseException:  # noqa: BLE001  # a child must not return into its parent's loop
@@ -183,7 +190,7 @@ def _work(job: bytes, target: BinaryIO) -> NoReturn:
     os._exit(0)
 
 
-def _rebuilt(job: RebuildJob) -> Rebuilt | _Refused:
+def rebuilt_here(job: RebuildJob) -> Rebuilt | _Refused:
     from satchel.state.session import OpenSession  # noqa: PLC0415  # not by the hub, which only starts the process
 
     try:

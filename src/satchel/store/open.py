@@ -1,8 +1,8 @@
 """Opens a store by its path or URL."""
 
-import time
 from pathlib import Path
 
+from satchel.clock import Clock
 from satchel.errors import InvalidRequest, NotSupported, StoreUnavailable
 from satchel.store.base import Store
 from satchel.store.files import StoreLock
@@ -26,7 +26,7 @@ async def open_store(url: str, *, holder: str = "") -> Store:
         raise StoreUnavailable(
             f"{path} cannot be opened: {error.strerror}.", hint="Check the path and its permissions.", path=str(path)
         ) from error
-    store = SqliteStore(path, lock, now_ms=lambda: time.time_ns() // 1_000_000)
+    store = SqliteStore(path, lock, now_ms=Clock().now_ms)
     await store.open()
     return store
 

@@ -72,7 +72,7 @@ from satchel.store.rows import (
 )
 from satchel.store.sqlite_objects import ObjectWitness, SqliteObjects
 from satchel.store.statements import statements
-from satchel.store.thread import DatabaseThread
+from satchel.store.thread import DatabaseThread, MakesDatabases
 
 WRITE: Final = "BEGIN IMMEDIATE"
 READ: Final = "BEGIN"
@@ -81,11 +81,18 @@ READ: Final = "BEGIN"
 class SqliteStore:
     """One open embedded store. Made by ``open_store``."""
 
-    def __init__(self, path: Path, lock: StoreLock, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: StoreLock,
+        *,
+        now_ms: Callable[[], int],
+        database: MakesDatabases = DatabaseThread,
+    ) -> None:
         self.location = str(path)
         self._lock = lock
-        log = SqliteLog(path)
-        objects = SqliteObjects(path, now_ms=now_ms, settle_log=log.settle)
+        log = SqliteLog(path, database)
+        objects = SqliteObjects(path, database, now_ms=now_ms, settle_log=log.settle)
         self._parts = (log, objects)
         self.log: Log = log
         self.objects: Objects = objects
@@ -109,13 +116,13 @@ class SqliteStore:
 class SqliteLog:
     """The log over one SQLite file. See ``satchel.store.base.Log``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: MakesDatabases = DatabaseThread) -> None:
         self._sql = statements("log")
         self._witness = ObjectWitness(path)
-        self._writer = DatabaseThread(
+        self._writer = database(
             lambda: connect_log(path), name="satchel-log-writer", begin=WRITE, group_max=GROUP_COMMIT_MAX
         )
-        self._reader = DatabaseThread(lambda: connect_reader(path), name="satchel-log-reader", begin=READ, group_max=1)
+        self._reader = database(lambda: connect_reader(path), name="satchel-log-reader", begin=READ, group_max=1)
 
     async def open(self) -> None:
         await self._writer.open()

@@ -15,7 +15,7 @@ from satchel.store.base import ObjectName
 from satchel.store.files import connect_objects, connect_reader, objects_path
 from satchel.store.rows import Bindings, Row, key_bindings
 from satchel.store.statements import statements
-from satchel.store.thread import DatabaseThread
+from satchel.store.thread import MakesDatabases
 
 _PAGE: Final = 256
 """Names read at once while sweeping."""
@@ -24,7 +24,14 @@ _PAGE: Final = 256
 class SqliteObjects:
     """Immutable bytes over one SQLite file. See ``satchel.store.base.Objects``."""
 
-    def __init__(self, path: Path, *, now_ms: Callable[[], int], settle_log: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        database: MakesDatabases,
+        *,
+        now_ms: Callable[[], int],
+        settle_log: Callable[[], Awaitable[None]],
+    ) -> None:
         """*path* is the log's: the objects lie beside it, and the log is opened first.
 
         *settle_log* waits for the log's writes that were asked for before it.
@@ -34,10 +41,10 @@ class SqliteObjects:
         self._settle_log = settle_log
         self._path = objects_path(path)
         # One call a transaction: a large object is many of them, and small ones go between.
-        self._writer = DatabaseThread(
+        self._writer = database(
             lambda: connect_objects(path), name="satchel-objects-writer", begin="BEGIN IMMEDIATE", group_max=1
         )
-        self._reader = DatabaseThread(
+        self._reader = database(
             lambda: connect_reader(self._path), name="satchel-objects-reader", begin="BEGIN", group_max=1
         )
 

@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import apsw
 
@@ -45,7 +45,9 @@ def translated(error: BaseException) -> BaseException:
     return ours
 
 
-class _Call:
+class Call:
+    """One caller's work, and what came of it."""
+
     def __init__(self, work: Work, future: asyncio.Future[Any]) -> None:
         self.work = work
         self.future = future
@@ -61,8 +63,25 @@ class _Call:
             self.future.set_result(self.result)
 
 
+class Database(Protocol):
+    """Runs calls on one connection, in the order in which they were made, in groups that share a transaction."""
+
+    async def open(self) -> None: ...
+    async def call(self, work: Callable[[apsw.Connection], Result]) -> Result: ...
+    async def settle(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class MakesDatabases(Protocol):
+    """Makes a ``Database``: on a thread of its own, unless a test has its own idea of threads."""
+
+    def __call__(
+        self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int
+    ) -> Database: ...
+
+
 class DatabaseThread:
-    """Runs calls on one connection, in the order in which they were made.
+    """A ``Database`` in a thread of its own.
 
     ``open`` before use, ``close`` after. Only the event loop that opened it may call.
     """
@@ -71,7 +90,7 @@ class DatabaseThread:
         self._connect = connect
         self._begin = begin
         self._group_max = group_max
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._opened: asyncio.Future[None]
@@ -97,7 +116,7 @@ class DatabaseThread:
         """
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
-        call = _Call(work, self._loop.create_future())
+        call = Call(work, self._loop.create_future())
         self._calls.put(call)
         result: Result = await call.future
         return result
@@ -125,7 +144,7 @@ class DatabaseThread:
         self._loop.call_soon_threadsafe(self._opened.set_result, None)
         try:
             while group := self._next_group():
-                _run_group(connection, self._begin, group)
+                run_group(connection, self._begin, group)
                 self._loop.call_soon_threadsafe(_resolve, group)
         finally:
             connection.close()
@@ -133,7 +152,7 @@ class DatabaseThread:
     def _fail_open(self, error: BaseException) -> None:
         self._opened.set_exception(error)
 
-    def _next_group(self) -> list[_Call]:
+    def _next_group(self) -> list[Call]:
         """Wait for a call, and take all that have arrived with it. Empty: the thread ends."""
         first = self._calls.get()
         if first is None:
@@ -151,12 +170,12 @@ class DatabaseThread:
         return group
 
 
-def _resolve(group: list[_Call]) -> None:
+def _resolve(group: list[Call]) -> None:
     for call in group:
         call.resolve()
 
 
-def _run_group(connection: apsw.Connection, begin: str, group: list[_Call]) -> None:
+def run_group(connection: apsw.Connection, begin: str, group: list[Call]) -> None:
     """Run *group* in one transaction. If that fails, every call of it failed."""
     try:
         connection.execute(begin)
@@ -171,7 +190,7 @@ def _run_group(connection: apsw.Connection, begin: str, group: list[_Call]) -> N
                 connection.execute("ROLLBACK")
 
 
-def _run_call(connection: apsw.Connection, call: _Call) -> None:
+def _run_call(connection: apsw.Connection, call: Call) -> None:
     connection.execute("SAVEPOINT call")
     try:
         call.result = call.work(connection)

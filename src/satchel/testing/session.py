@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -12,6 +11,7 @@ import msgspec
 
 from satchel.client.model import Answer
 from satchel.client.reply import answer_of
+from satchel.clock import Clock
 from satchel.errors import (
     CorruptState,
     HandlerError,
@@ -180,7 +180,7 @@ class SessionUnderTest:
             agent=self._worker.name,
             text=text,
             metadata="" if metadata is None else _checked_json(metadata),
-            accepted_at_ms=time.time_ns() // 1_000_000,
+            accepted_at_ms=Clock().now_ms(),
             base=self._head,
             chain=chain,
             schema=self._schema,

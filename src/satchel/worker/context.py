@@ -17,7 +17,7 @@ from satchel.errors import TurnMisused
 from satchel.model import AgentHandoff, FunctionCall, FunctionCallOutput, MessageId, SessionId, Tenant, Version
 from satchel.state.history import History
 from satchel.state.values import State
-from satchel.worker.voice import Said, Voice, new_id, now
+from satchel.worker.voice import Said, Voice
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # only type checkers need the default
@@ -162,10 +162,14 @@ class Turn(Generic[Deps]):
         *arguments* is a mapping, or JSON text as a model gave it. Raises ``TurnMisused``
         for arguments that are not JSON.
         """
-        call_id = call_id or new_id("call")
+        call_id = call_id or self._voice.new_id("call")
         text = arguments if isinstance(arguments, str) else _json(arguments, f"The arguments of {name}")
         self._calls[call_id] = name
-        self._voice.emit(FunctionCall(id=new_id("item"), call_id=call_id, name=name, arguments=text, created_at=now()))
+        self._voice.emit(
+            FunctionCall(
+                id=self._voice.new_id("item"), call_id=call_id, name=name, arguments=text, created_at=self._voice.now()
+            )
+        )
         return call_id
 
     def function_call_output(self, call_id: str, output: str, *, is_error: bool = False) -> None:
@@ -177,7 +181,12 @@ class Turn(Generic[Deps]):
             )
         self._voice.emit(
             FunctionCallOutput(
-                id=new_id("item"), call_id=call_id, name=name, output=output, created_at=now(), is_error=is_error
+                id=self._voice.new_id("item"),
+                call_id=call_id,
+                name=name,
+                output=output,
+                created_at=self._voice.now(),
+                is_error=is_error,
             )
         )
 
@@ -209,7 +218,12 @@ class Turn(Generic[Deps]):
     def hand_off(self, new_agent: str, *, old_agent: str | None = None) -> None:
         """Emit that the conversation goes from *old_agent* to *new_agent*, parts of this agent's own making."""
         self._voice.emit(
-            AgentHandoff(id=new_id("item"), new_agent_id=new_agent, old_agent_id=old_agent, created_at=now())
+            AgentHandoff(
+                id=self._voice.new_id("item"),
+                new_agent_id=new_agent,
+                old_agent_id=old_agent,
+                created_at=self._voice.now(),
+            )
         )
 
 

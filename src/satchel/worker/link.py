@@ -1,17 +1,13 @@
-"""The worker's end of the link, on a thread and event loop of its own: no handler can delay a pong.
+"""The worker's end of the link: it dials, registers, moves frames, and dials again when the link is lost.
 
-It dials, registers, moves frames between a transport and the runtime on the
-handlers' loop, and dials again when the link is lost. What may be sent when is
-``protocol.link``'s; what a frame means is the runtime's.
+What may be sent when is ``protocol.link``'s, what a frame means the runtime's, and
+where it runs ``linkthread``'s.
 """
 
 import asyncio
 import concurrent.futures
-import contextlib
 import logging
 import random
-import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -30,7 +26,6 @@ from satchel.protocol.messages import (
     WorkerFrame,
 )
 from satchel.protocol.transport import Transport
-from satchel.worker.watch import LOOK_EVERY_S, LoopWatch
 
 logger = logging.getLogger("satchel.worker.link")
 
@@ -50,100 +45,33 @@ class LinkUser(Protocol):
 
 
 class WorkerLink:
-    """A worker process's link to its hub, over as many connections as it takes.
+    """A worker process's link to its hub, over as many connections as it takes; all of it on one loop.
 
-    Make it and ``start`` it on the handlers' loop. *registered* hears, on the link's
-    thread, of every time that the hub took the worker.
+    *to_user* carries calls to the handlers' loop, in order. *registered* hears, on the
+    link's side, of every time that the hub took the worker. *chance* spreads a fleet's dials.
     """
 
-    def __init__(self, dial: Dial, *, registered: Callable[[Registered], None] | None = None) -> None:
+    def __init__(
+        self,
+        dial: Dial,
+        *,
+        to_user: Callable[[Callable[[LinkUser], None]], None],
+        registered: Callable[[Registered], None] | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
         self._dial = dial
+        self._to_user = to_user
         self._heard_registered = registered
-        self._handlers = asyncio.get_running_loop()
-        self._watch = LoopWatch()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="satchel-link", daemon=True)
-        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._user: LinkUser | None = None
+        self._chance = chance or random.Random()  # noqa: S311  # spreads a fleet, hides nothing
         self._outgoing: asyncio.Queue[WorkerFrame | bytes | None] | None = None
         self._linking: asyncio.Task[None] | None = None
 
-    # --- from the handlers' side -------------------------------------------------------------
+    async def run(self) -> None:
+        """Dial, serve, and dial again with a growing, jittered pause. Returns when stopped.
 
-    def start(self, user: LinkUser) -> None:
-        """Begin to dial, for *user*."""
-        self._user = user
-        self._loop = asyncio.new_event_loop()
-        self._thread.start()
-
-    def send(self, frame: WorkerFrame) -> None:
-        """Send a frame, in order, if a connection is up; else drop it. From any thread; never blocks."""
-        self._on_link(self._put, frame)
-
-    async def ended(self) -> None:
-        """Wait until the link ends for good. Raises ``LinkRefused`` if the hub does not take this worker."""
-        await asyncio.shield(asyncio.wrap_future(self._ended))
-
-    async def stop(self) -> None:
-        """Send what is under way, close, and end the thread. Idempotent."""
-        self._on_link(self._begin_stop)
-        if self._loop is not None:
-            ended = asyncio.wrap_future(self._ended)
-            await asyncio.wait([ended])
-            ended.exception()  # whoever waits in ``ended`` is told
-            self._thread.join()
-
-    def _on_link(self, call: Callable[..., None], *arguments: object) -> None:
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the link has ended
-                self._loop.call_soon_threadsafe(call, *arguments)
-
-    # --- on the link's thread ----------------------------------------------------------------
-
-    def _run(self) -> None:
-        loop = self._loop
-        assert loop is not None, "the thread is started with its loop"
-        try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(self._main())
-        except asyncio.CancelledError:
-            self._ended.set_result(None)  # stopped while there was no connection
-        except BaseException as error:  # noqa: BLE001  # it ends the process, by whoever waits for the link
-            self._ended.set_exception(error)
-        else:
-            self._ended.set_result(None)
-
-    async def _main(self) -> None:
-        watching = asyncio.create_task(self._look())
-        self._linking = asyncio.create_task(self._keep_linked())
-        try:
-            await self._linking
-        finally:
-            watching.cancel()
-            await asyncio.wait([watching])
-
-    async def _look(self) -> None:
-        while True:
-            with contextlib.suppress(RuntimeError):  # the handlers' loop is closed
-                self._watch.look(time.monotonic())
-            await asyncio.sleep(LOOK_EVERY_S)
-
-    def _put(self, frame: WorkerFrame) -> None:
-        if self._outgoing is not None:
-            self._outgoing.put_nowait(frame)
-
-    def _begin_stop(self) -> None:
-        """End after the frames that are queued; at once if none can be sent."""
-        if self._linking is None:
-            return
-        if self._outgoing is None:
-            self._linking.cancel()
-        else:
-            self._outgoing.put_nowait(None)
-            asyncio.get_running_loop().call_later(FLUSH_S, self._linking.cancel)
-
-    async def _keep_linked(self) -> None:
-        """Dial, serve, and dial again with a growing, jittered pause. Returns when stopped."""
+        Raises ``LinkRefused`` if the hub does not take this worker.
+        """
+        self._linking = asyncio.current_task()
         pause_s = RECONNECT_DELAY_S
         while True:
             try:
@@ -158,24 +86,39 @@ class WorkerLink:
                 raise
             except LinkError as error:
                 logger.warning("no link to the hub", extra={"reason": error.message, "again_in_s": pause_s})
-            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311  # spreads a fleet, hides nothing
+            await asyncio.sleep(self._chance.uniform(0, pause_s))
             pause_s = min(2 * pause_s, RECONNECT_DELAY_MAX_S)
+
+    def send(self, frame: WorkerFrame) -> None:
+        """Send a frame, in order, if a connection is up; else drop it."""
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(frame)
+
+    def stop(self) -> None:
+        """End after the frames that are queued; at once if none can be sent."""
+        if self._linking is None:
+            return
+        if self._outgoing is None:
+            self._linking.cancel()
+        else:
+            self._outgoing.put_nowait(None)
+            asyncio.get_running_loop().call_later(FLUSH_S, self._linking.cancel)
+
+    # --- what a connection asks --------------------------------------------------------------
 
     async def register_frame(self) -> Register:
         """Ask the handlers' side what to register, and from then on take frames from it."""
-        assert self._user is not None, "a link is started with its user"
         answer: concurrent.futures.Future[Register] = concurrent.futures.Future()
-        user = self._user
 
-        def ask() -> None:
+        def ask(user: LinkUser) -> None:
             try:
                 answer.set_result(user.registration())
             except BaseException as error:  # noqa: BLE001  # raised on the link's side
                 answer.set_exception(error)
 
-        self._handlers.call_soon_threadsafe(ask)
+        self._to_user(ask)
         register = await asyncio.wrap_future(answer)
-        # What was sent before the answer is for a connection that is gone, and was dropped by _put.
+        # What was sent before the answer is for a connection that is gone, and was dropped by send.
         self._outgoing = asyncio.Queue()
         return register
 
@@ -185,20 +128,14 @@ class WorkerLink:
 
     def receive(self, frame: HubFrame) -> None:
         """Give a frame to the handlers' side."""
-        assert self._user is not None, "a link is started with its user"
         if isinstance(frame, Registered) and self._heard_registered is not None:
             self._heard_registered(frame)
-        self._to_handlers(lambda user: user.receive(frame))
+        self._to_user(lambda user: user.receive(frame))
 
     def lost(self) -> None:
         """Drop what could not be sent, and tell the handlers' side."""
         self._outgoing = None
-        self._to_handlers(lambda user: user.link_lost())
-
-    def _to_handlers(self, call: Callable[[LinkUser], None]) -> None:
-        assert self._user is not None, "a link is started with its user"
-        with contextlib.suppress(RuntimeError):  # the handlers' loop is closed: the process ends
-            self._handlers.call_soon_threadsafe(call, self._user)
+        self._to_user(lambda user: user.link_lost())
 
 
 class _Connection:
@@ -207,7 +144,8 @@ class _Connection:
     def __init__(self, transport: Transport, owner: WorkerLink) -> None:
         self._transport = transport
         self._owner = owner
-        self._link = Link(Role.WORKER, now=time.monotonic())
+        self._loop = asyncio.get_running_loop()
+        self._link = Link(Role.WORKER, now=self._loop.time())
         self.was_registered = False
 
     async def serve(self) -> None:
@@ -255,7 +193,7 @@ class _Connection:
         outgoing = self._owner.outgoing()
         while True:
             data = await self._transport.receive()
-            for frame in self._link.receive(data, time.monotonic()):
+            for frame in self._link.receive(data, self._loop.time()):
                 self._receive(frame)
             for answer in self._link.outgoing():
                 outgoing.put_nowait(answer)
@@ -273,6 +211,6 @@ class _Connection:
     async def _tick(self) -> None:
         outgoing = self._owner.outgoing()
         while True:
-            await asyncio.sleep(max(self._link.next_deadline() - time.monotonic(), 0.01))
-            for ping in self._link.tick(time.monotonic()):
+            await asyncio.sleep(max(self._link.next_deadline() - self._loop.time(), 0.01))
+            for ping in self._link.tick(self._loop.time()):
                 outgoing.put_nowait(ping)

@@ -15,7 +15,8 @@ from typing import Any, Final
 from satchel.errors import SatchelError
 from satchel.limits import SLOTS_DEFAULT, STOP_S, WARM_BYTES_MAX
 from satchel.protocol.messages import AttemptName, Registered
-from satchel.worker.link import Dial, WorkerLink
+from satchel.worker.link import Dial
+from satchel.worker.linkthread import LinkThread
 from satchel.worker.runtime import Runtime
 from satchel.worker.worker import Worker
 
@@ -50,7 +51,7 @@ async def serve(
             for worker in workers
             if worker.lifespan is not None
         }
-        link = WorkerLink(dial, registered=registered)
+        link = LinkThread(dial, registered=registered)
         runtime = Runtime(
             workers,
             send=link.send,

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import socket
-import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any, Final, assert_never
 
 import msgspec
 
+from satchel.clock import Clock
 from satchel.errors import InternalError, InvalidRequest, SatchelError, StateError, StateNotFound, StateTooLarge
 from satchel.limits import CANCEL_GRACE_S, CHAIN_BYTES_MAX, SLOTS_DEFAULT, STATE_BYTES_MAX, WARM_BYTES_MAX
 from satchel.model import (
@@ -87,7 +87,7 @@ class Runtime:
     handler, for those who may see more than its class. Made and used on one loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # a process has that many parts; each has a default
         self,
         workers: Sequence[Worker[Any]],
         *,
@@ -97,6 +97,7 @@ class Runtime:
         warm_bytes_max: int = WARM_BYTES_MAX,
         cancel_grace_s: float = CANCEL_GRACE_S,
         build: str = "",
+        clock: Clock | None = None,
         raised: Callable[[AttemptName, BaseException], None] | None = None,
     ) -> None:
         self.worker_id = _worker_id()
@@ -105,6 +106,7 @@ class Runtime:
         self._deps = deps or {}
         self._send = send
         self._build = build
+        self._clock = clock or Clock()
         self._cancel_grace_s = cancel_grace_s
         self._raised = raised
         self._tenant: Tenant = DEFAULT_TENANT
@@ -338,7 +340,7 @@ class Runtime:
         """Run the handler. Raises ``HandlerRaised``; ``Stopped`` once a stopped one has ended."""
         voice, turn = self._turn(attempt, session)
         voice.hear(turn.message_id, turn.text, attempt.request.accepted_at_ms)
-        since = time.perf_counter()
+        since = self._clock.stopwatch_s()
         work = asyncio.create_task(
             call_handler(attempt.worker.handler, turn, voice, pool=self._handler_pool),
             name=f"{attempt.worker.handler_name} in session {attempt.session_id}",
@@ -349,7 +351,7 @@ class Runtime:
             if not work.done():
                 await self._stop_handler(attempt, work)
         finally:
-            attempt.handler_ms = 1000 * (time.perf_counter() - since)
+            attempt.handler_ms = 1000 * (self._clock.stopwatch_s() - since)
             attempt.events.close()
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         attempt.check_stop()
@@ -374,9 +376,11 @@ class Runtime:
     def _turn(self, attempt: Attempt, session: OpenSession) -> tuple[Voice, Turn[Any]]:
         request, worker = attempt.request, attempt.worker
         voice = Voice(
+            attempt.name,
             emit=attempt.events.add,
             history=session.history if worker.records_history else None,
             handler=worker.handler_name,
+            clock=self._clock,
         )
         facts = TurnFacts(
             tenant=self._tenant,

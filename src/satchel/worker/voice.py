@@ -1,13 +1,15 @@
 """What one turn says: every item goes out as an event and, but for pieces of text, into the history."""
 
-import time
-import uuid
+import hashlib
+import itertools
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterable
 from types import FrameType
 from typing import Any, Final, TypeVar
 
+from satchel.clock import Clock
 from satchel.errors import TurnMisused
 from satchel.model import Content, Item, Message, MessageId, TextDelta, rfc3339
+from satchel.protocol.messages import AttemptName
 from satchel.state.history import History, HistoryItem
 
 Said = str | Iterable[str] | AsyncIterable[str]
@@ -23,13 +25,30 @@ class NotAwaited(TurnMisused):
 
 
 class Voice:
-    """Emits a turn's items in order. *history* is None if the worker records none."""
+    """Emits the items of attempt *name* in order. *history* is None if the worker records none."""
 
-    def __init__(self, *, emit: Callable[[Item], None], history: History | None, handler: str) -> None:
+    def __init__(
+        self, name: AttemptName, *, emit: Callable[[Item], None], history: History | None, handler: str, clock: Clock
+    ) -> None:
+        self._name = name
+        self._ids = itertools.count()
+        self._clock = clock
         self._emit = emit
         self._history = history
         self._handler = handler
         self._begun: list[_Awaited[Any]] = []
+
+    def new_id(self, kind: str) -> str:
+        """Return the ID of the next item or call: no other attempt has it, and nothing about it is random."""
+        place = f"{self._name.session_id}/{self._name.message_id}/{self._name.epoch}/{next(self._ids)}"
+        return f"{kind}_{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+    def now(self) -> str:
+        """Return the time as events carry it."""
+        return rfc3339(self._clock.now_ms())
+
+    def message(self, text: str, item_id: str) -> Message:
+        return Message(id=item_id, content=(Content(text),), created_at=self.now())
 
     def hear(self, message_id: MessageId, text: str, accepted_at_ms: int) -> None:
         """Record the user's message, which is the turn's first item in the history and no event."""
@@ -65,7 +84,7 @@ class Voice:
     def say_now(self, said: str | Iterable[str]) -> str:
         """Say a text or its pieces without a loop: what a plain handler returned, in its own thread."""
         if isinstance(said, str):
-            self.emit(_message(said, new_id("item")))
+            self.emit(self.message(said, self.new_id("item")))
             return said
         if not isinstance(said, Iterable):
             raise TurnMisused(f"A turn says text, not {type(said).__name__}.", hint=_SAYABLE)
@@ -136,7 +155,7 @@ class _TextStream:
 
     def __init__(self, voice: Voice) -> None:
         self._voice = voice
-        self._item_id = new_id("item")
+        self._item_id = voice.new_id("item")
         self._pieces: list[str] = []
 
     def add(self, piece: str) -> None:
@@ -148,19 +167,5 @@ class _TextStream:
 
     def finish(self) -> str:
         text = "".join(self._pieces)
-        self._voice.emit(_message(text, self._item_id))
+        self._voice.emit(self._voice.message(text, self._item_id))
         return text
-
-
-def _message(text: str, item_id: str) -> Message:
-    return Message(id=item_id, content=(Content(text),), created_at=now())
-
-
-def new_id(kind: str) -> str:
-    """Return a new ID of an item or call."""
-    return f"{kind}_{uuid.uuid4().hex[:16]}"
-
-
-def now() -> str:
-    """Return the time as events carry it."""
-    return rfc3339(time.time_ns() // 1_000_000)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from satchel.clock import Clock
 from satchel.errors import PeerViolation
 from satchel.hub.stream import TurnStream, ended_lines
 from satchel.model import (
@@ -59,7 +60,7 @@ async def read(stream: TurnStream, after: int = -1) -> list[tuple[int, str]]:
 
 
 async def test_the_cursor_rises_by_one_within_a_start():
-    stream = TurnStream(turn())
+    stream = TurnStream(turn(), clock=Clock())
     stream.restart(1, "")
     stream.add(1, TextDelta("i", "hel"))
     stream.add(2, said("hello"))
@@ -79,7 +80,7 @@ async def test_the_cursor_rises_by_one_within_a_start():
 
 async def test_a_restart_drops_what_the_lost_attempt_said():
     """A reader is told to drop it; one that comes later never sees it."""
-    stream = TurnStream(turn())
+    stream = TurnStream(turn(), clock=Clock())
     stream.restart(1, "")
     early = asyncio.create_task(read(stream))
     stream.add(1, said("half an ans"))
@@ -100,7 +101,7 @@ async def test_a_restart_drops_what_the_lost_attempt_said():
 @pytest.mark.parametrize("after_index", [0, 1, 2, 3, 99])
 async def test_a_reader_resumes_behind_its_cursor_and_always_gets_the_end(after_index):
     """Somebody past the last event asked whether it ended: silence would be no answer."""
-    stream = TurnStream(turn())
+    stream = TurnStream(turn(), clock=Clock())
     stream.restart(1, "")
     stream.add(1, said("one"))
     stream.add(2, said("two"))
@@ -113,7 +114,7 @@ async def test_a_reader_resumes_behind_its_cursor_and_always_gets_the_end(after_
 
 async def test_events_sent_again_are_taken_once_and_a_gap_is_the_peers_fault():
     """An adopted attempt sends its events again, from the first."""
-    stream = TurnStream(turn(starts=1))
+    stream = TurnStream(turn(starts=1), clock=Clock())
     stream.add(1, said("one"))
     stream.add(1, said("one"))
     stream.add(2, said("two"))
@@ -125,7 +126,7 @@ async def test_events_sent_again_are_taken_once_and_a_gap_is_the_peers_fault():
 
 async def test_a_hub_that_stops_lets_its_readers_go_without_an_end():
     """They resume by cursor at the next hub; an end would say that the turn is over."""
-    stream = TurnStream(turn())
+    stream = TurnStream(turn(), clock=Clock())
     reader = asyncio.create_task(read(stream))
     await asyncio.sleep(0)
 

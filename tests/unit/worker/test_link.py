@@ -13,7 +13,7 @@ from satchel.protocol import codec
 from satchel.protocol.messages import Ping, Pong, Refused, Register, Registered, Release, Released
 from satchel.worker import link as link_module
 from satchel.worker.dial import link_url
-from satchel.worker.link import WorkerLink
+from satchel.worker.linkthread import LinkThread
 from satchel.worker.process import WorkerHost
 from satchel.worker.watch import LoopWatch
 from satchel.worker.worker import Worker
@@ -107,7 +107,7 @@ def _no_pause(monkeypatch):
 @pytest.fixture
 async def linked():
     hub, user = Hub(), User()
-    link = WorkerLink(hub.dial)
+    link = LinkThread(hub.dial)
     link.start(user)
     yield hub, user, link
     await link.stop()
@@ -165,7 +165,7 @@ async def test_a_lost_link_is_dialled_again_and_registered_anew(linked):
 async def test_a_hub_that_cannot_be_reached_is_dialled_again():
     hub, user = Hub(), User()
     hub.failures = [LinkClosed("no hub"), LinkClosed("no hub")]
-    link = WorkerLink(hub.dial)
+    link = LinkThread(hub.dial)
     link.start(user)
     await registered(hub, user)
     await link.stop()
@@ -215,7 +215,7 @@ async def test_a_link_that_never_connected_stops():
     async def dial():
         await never.wait()
 
-    link = WorkerLink(dial)
+    link = LinkThread(dial)
     link.start(User())
 
     await link.stop()
