@@ -94,6 +94,10 @@ class PowerLossVfs(apsw.VFS):
         self._lock = threading.RLock()
         super().__init__(name, self.base, makedefault=True)
 
+    @property
+    def is_lost(self) -> bool:
+        return self._found is not None
+
     def lose_power(self, *, everything: bool = False) -> None:
         """Decide what the disk will be found to have. A second time before ``restore_power``: nothing.
 
