@@ -32,6 +32,13 @@ class AdmissionClauses:
 
         assert list(agents) == [agent_spec("clerk"), agent_spec("porter", on_busy=OnBusy.REJECT)]
 
+    async def test_a_repeated_registration_changes_nothing(self, store: Store) -> None:
+        """Every worker that connects registers, all day long."""
+        for _ in range(2):
+            await store.log.register_agent(DEFAULT_TENANT, agent_spec())
+
+        assert list(await store.log.agents(DEFAULT_TENANT)) == [agent_spec()]
+
     async def test_another_fingerprint_under_a_known_number_is_refused(self, store: Store) -> None:
         """Tables that changed without a migration would make deltas of two shapes."""
         await store.log.register_agent(DEFAULT_TENANT, agent_spec())

@@ -5,7 +5,7 @@
 import pytest
 
 from satchel.errors import CorruptPayload, Fenced, SessionNotFound, VersionExpired, VersionNotFound
-from satchel.model import MessageId, Version
+from satchel.model import MessageId, StateName, Version
 from satchel.store.base import PublishedSnapshot, Store, StoredEvents, StoredPayload
 from satchel.testing.conformance.script import DELTA, SNAPSHOT, Script, absent, payload, stored_as_object
 
@@ -127,6 +127,20 @@ class ChainClauses:
 
         assert await script.session() == before
 
+    async def test_a_snapshot_of_a_version_that_is_not_kept_is_not_published(self, store: Store) -> None:
+        """Retention was quicker than compaction, or the version never was."""
+        script = await Script.begin(store)
+        await script.commit_turns(5, snapshots=(4,))
+        await script.trim(retain_versions=1)
+        script.names[Version(6)] = StateName(Version(6), script.names[Version(5)].state_id)
+        before = await script.session()
+
+        for version in (3, 6):
+            assert not await script.publish(version)
+
+        assert await script.session() == before
+        assert await script.retained() == [4, 5]
+
     async def test_a_delta_is_not_published_as_a_snapshot(self, store: Store) -> None:
         """Nothing can stand on it."""
         script = await Script.begin(store)
@@ -243,6 +257,14 @@ class ChainClauses:
         assert kept == [None, None, StoredEvents(b'{"seq": 1}\n'), None, None]
         assert (await script.admit("m1")).is_repeat
 
+    async def test_events_that_never_were_are_none(self, store: Store) -> None:
+        """Of a message or a session that nobody sent, too."""
+        script = await Script.begin(store)
+        assert await script.log.events(script.key, MessageId("m1")) is None
+        await script.commit_turn("m1")
+
+        assert await script.log.events(script.key, MessageId("m2")) is None
+
     async def test_events_of_a_turn_that_did_not_commit_are_none(self, store: Store) -> None:
         """They were provisional."""
         script = await Script.begin(store)
@@ -280,3 +302,19 @@ class ChainClauses:
         await script.trim(retain_versions=1, retain_answers=1)
 
         assert await store.log.named_objects(script.key) == {hashes[1][0], hashes[2][0], hashes[2][1]}
+
+    async def test_objects_of_deltas_and_of_published_snapshots_are_named(self, store: Store) -> None:
+        """Whatever row names an object keeps it from the sweep."""
+        script = await Script.begin(store)
+        await script.commit_turn("m1")
+        delta = await stored_as_object(store, script.key, payload(DELTA, b"large delta"))
+        await script.commit(script.commit_of(await script.run("m2"), raw=b"large delta", stored=delta))
+        compacted = await stored_as_object(store, script.key, payload(SNAPSHOT, b"compacted"))
+
+        await script.log.publish(PublishedSnapshot(script.key, script.names[Version(2)], compacted, b"d" * 32))
+
+        assert delta.object is not None
+        assert compacted.object is not None
+        named = await store.log.named_objects(script.key)
+        assert named == {delta.object.content_hash, compacted.object.content_hash}
+        assert (await script.chain(2))[0].stored == compacted

@@ -12,6 +12,7 @@ from satchel.model import Epoch, MessageId, StateName, TurnStatus, Version
 from satchel.store.base import Commit, Store, StoredEvents, StoredPayload, Turn
 from satchel.testing.conformance.script import (
     DELTA,
+    FAR_AHEAD_MS,
     SCHEMA,
     SNAPSHOT,
     Script,
@@ -202,6 +203,17 @@ class CommitClauses:
             script, script.commit_of(started, stored=StoredPayload(empty, object=name)), CorruptPayload
         )
         await assert_refused(script, script.commit_of(started, events=StoredEvents(b"", object=name)), CorruptPayload)
+
+    async def test_a_commit_that_names_a_deleted_object_is_refused(self, store: Store) -> None:
+        """It was there when an earlier commit named it, and the sweep has been since."""
+        script = await Script.begin(store)
+        stored = await stored_as_object(store, script.key, payload(SNAPSHOT, b"large"))
+        await script.commit(script.commit_of(await script.run("m1"), raw=b"large", stored=stored))
+        commit = script.commit_of(await script.run("m2"), kind=SNAPSHOT, raw=b"large", stored=stored)
+        assert stored.object is not None
+        await store.objects.delete(stored.object, older_than_ms=FAR_AHEAD_MS)
+
+        await assert_refused(script, commit, CorruptPayload)
 
     async def test_a_commit_names_its_objects(self, store: Store) -> None:
         """A large payload and a long event list are read back as the objects that were put."""

@@ -28,6 +28,19 @@ async def sweepable(store: Store, *, older_than_ms: int) -> list[ObjectName]:
     return [name async for name in store.objects.sweepable(older_than_ms=older_than_ms)]
 
 
+async def newest_touch_ms(store: Store) -> int:
+    """Find when the last object was touched, by the store's own clock."""
+    total = len(await sweepable(store, older_than_ms=FAR_AHEAD_MS))
+    before, after = LONG_AGO_MS, FAR_AHEAD_MS
+    while after - before > 1:
+        middle = (before + after) // 2
+        if len(await sweepable(store, older_than_ms=middle)) < total:
+            before = middle
+        else:
+            after = middle
+    return before
+
+
 class ObjectClauses:
     """Immutable bytes, there before any row names them."""
 
@@ -126,6 +139,21 @@ class ObjectClauses:
         assert not await store.objects.delete(name, older_than_ms=LONG_AGO_MS)
 
         assert await store.objects.get(name) == b"bytes"
+
+    async def test_a_put_of_bytes_already_there_touches_them(self, store: Store) -> None:
+        """Whoever put them again is about to name them."""
+        old = await store.objects.put(session_key(), b"bytes")
+        young_ms = await newest_touch_ms(store)
+        number = 0
+        while (now_ms := await newest_touch_ms(store)) == young_ms:
+            number += 1
+            assert number < 10_000, "the store's clock stands still"
+            await store.objects.put(session_key(), b"%d" % number)
+
+        await store.objects.put(session_key(), b"bytes")
+
+        assert not await store.objects.delete(old, older_than_ms=now_ms)
+        assert await store.objects.get(old) == b"bytes"
 
     async def test_the_sweep_deletes_what_no_row_names(self, store: Store) -> None:
         """And nothing else: an object that a row names has no age."""

@@ -1,7 +1,5 @@
 """The vocabulary of the clauses: one session driven through a store, step by step."""
 
-# a clause is made of assertions
-
 import asyncio
 import hashlib
 from collections.abc import Coroutine
@@ -207,7 +205,10 @@ class Script:
 
     async def assert_rebuildable(self, version: int) -> None:
         """Assert that a version has a base and every delta after it, each as it was committed."""
-        links = await self.chain(version)
+        self.assert_whole(version, await self.chain(version))
+
+    def assert_whole(self, version: int, links: list[ChainLink]) -> None:
+        """Assert that *links* are a base and every delta after it up to *version*, each as it was committed."""
         kinds = [link.stored.payload.kind for link in links]
         first = version - len(links) + 1
 

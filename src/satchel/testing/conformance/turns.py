@@ -2,11 +2,14 @@
 
 # ruff: noqa: PLR2004  # a clause is made of assertions about small numbers
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from satchel.errors import Fenced, MessageNotFound, SessionNotFound
-from satchel.model import DEFAULT_TENANT, Epoch, MessageId, SessionId, TurnStatus
-from satchel.store.base import Started, Store
+from satchel.model import DEFAULT_TENANT, Epoch, MessageId, SessionId, Tenant, TurnStatus
+from satchel.store.base import Admission, Started, Store, Turn
 from satchel.testing.conformance.script import ERROR, Script, agent_spec, in_order_of_calls, session_key
 
 
@@ -312,3 +315,38 @@ class TurnClauses:
             ("b", "running"),
             ("b", "queued"),
         ]
+
+    async def test_unfinished_turns_are_every_tenants(self, store: Store) -> None:
+        """A hub takes up the work of all; nobody else asks on a tenant's behalf."""
+        for tenant in ("b", "a"):
+            await (await Script.begin(store, session_key("s", Tenant(tenant)))).run("m1")
+
+        assert [turn.key.tenant for turn in await store.log.unfinished()] == ["a", "b"]
+
+    async def test_calls_on_a_session_take_effect_in_the_order_in_which_they_were_made(self, store: Store) -> None:
+        """Whatever they are: what a hub asks for second may stand on the first."""
+        script = await Script.begin(store)
+
+        outcomes = await in_order_of_calls(
+            script.admit("m1"), script.start("m1"), script.cancel("m1"), script.admit("m2"), script.start("m2")
+        )
+
+        assert [type(outcome) for outcome in outcomes] == [Admission, Started, Turn, Admission, Started]
+        assert (await script.session()).epoch == 3
+
+    async def test_close_finishes_what_was_begun(self, opens: Callable[[], Awaitable[Store]]) -> None:
+        """A hub that stops has told nobody that its last writes failed. Closing again does nothing."""
+        store = await opens()
+        script = await Script.begin(store)
+        calls = [asyncio.ensure_future(script.admit(f"m{number}")) for number in range(8)]
+        await asyncio.sleep(0)  # the calls are made
+
+        await store.close()
+        await store.close()
+
+        admitted = [each.turn.message_id for each in await asyncio.gather(*calls)]
+        store = await opens()
+        try:
+            assert [turn.message_id for turn in await store.log.unfinished()] == admitted
+        finally:
+            await store.close()
