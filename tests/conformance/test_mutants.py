@@ -1,9 +1,9 @@
 """Deliberately broken stores: each is failed by the clause that names what it breaks."""
 
+import asyncio
 import hashlib
-import inspect
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,17 @@ import apsw
 import msgspec
 import pytest
 
-from satchel.errors import CorruptPayload, SatchelError
+from satchel.errors import CorruptPayload, StoreUnavailable
 from satchel.model import SessionKey
 from satchel.store import sqlite, thread
 from satchel.store.admission import Arrival
-from satchel.store.base import ChainLink, Commit, ObjectName, Session, Store, Turn
-from satchel.store.files import StoreLock
-from satchel.store.sqlite import SqliteLog, SqliteStore
+from satchel.store.base import Admission, ChainLink, Commit, ObjectName, PublishedSnapshot, Session, StoredEvents, Turn
+from satchel.store.sqlite import SqliteLog
 from satchel.store.sqlite_objects import SqliteObjects
 from satchel.store.thread import DatabaseThread
-from satchel.testing.conformance import StoreConformance
+from tests.conformance.trial import Mutation, Patch, assert_caught, assert_passed, edit, registry
 
-Patch = pytest.MonkeyPatch
-Mutation = Callable[[SqliteLog, SqliteObjects, Patch], None]
-Opens = Callable[[], Awaitable[Store]]
-
-MUTANTS: list[tuple[Mutation, str]] = []
-
-
-def fails(*clauses: str) -> Callable[[Mutation], Mutation]:
-    """Say which clauses the broken store must fail."""
-
-    def register(mutation: Mutation) -> Mutation:
-        MUTANTS.extend((mutation, clause) for clause in clauses)
-        return mutation
-
-    return register
-
-
-def edit(log: SqliteLog | SqliteObjects, statement: str, old: str, new: str) -> None:
-    """Break one statement."""
-    assert old in log._sql[statement]
-    log._sql[statement] = log._sql[statement].replace(old, new)
+MUTANTS, fails = registry()
 
 
 # --- the fence -----------------------------------------------------------------------------------
@@ -331,6 +310,91 @@ def joins_pieces_in_any_order(_log: SqliteLog, objects: SqliteObjects, _patch: P
     edit(objects, "pieces", "ORDER BY p.number", "ORDER BY p.number DESC")
 
 
+# --- what was made once and is asked for again ------------------------------------------------------
+
+
+@fails("test_a_repeated_registration_changes_nothing")
+def registers_once(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "register_schema", "ON CONFLICT DO NOTHING", "")
+
+
+@fails("test_a_put_of_bytes_already_there_touches_them")
+def leaves_known_objects_untouched(_log: SqliteLog, objects: SqliteObjects, _patch: Patch) -> None:
+    edit(objects, "begin_object", "max(touched_at_ms, excluded.touched_at_ms)", "touched_at_ms")
+
+
+@fails("test_a_commit_that_names_a_deleted_object_is_refused")
+def remembers_objects_that_were_there(log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real, known = log._witness.holds, set()
+
+    def holds(name: ObjectName) -> bool:
+        if name in known or real(name):
+            known.add(name)
+        return name in known
+
+    patch.setattr(log._witness, "holds", holds)
+
+
+@fails("test_objects_of_deltas_and_of_published_snapshots_are_named")
+def names_no_deltas(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "named_objects", "FROM version WHERE", "FROM version WHERE 0 AND")
+
+
+@fails("test_a_snapshot_of_a_version_that_is_not_kept_is_not_published")
+def takes_a_version_that_is_not_kept_for_a_fault(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._publish
+
+    def publish(db: apsw.Connection, snapshot: PublishedSnapshot) -> bool:
+        row = log._maybe(db, "version", {**sqlite.key_bindings(snapshot.key), "version": snapshot.name.version})
+        if row is None:
+            raise CorruptPayload
+        return real(db, snapshot)
+
+    log._publish = publish
+
+
+@fails("test_events_that_never_were_are_none")
+def refuses_to_give_no_events(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log.events
+
+    async def events(key: SessionKey, message_id: Any) -> StoredEvents | None:
+        await log.turn(key, message_id)
+        return await real(key, message_id)
+
+    log.events = events
+
+
+@fails("test_unfinished_turns_are_every_tenants")
+def knows_one_tenants_work(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    edit(log, "unfinished", "WHERE status", "WHERE tenant = 'default' AND status")
+
+
+@fails("test_calls_on_a_session_take_effect_in_the_order_in_which_they_were_made", "test_close_finishes_what_was_begun")
+def admits_a_little_later(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log.admit
+
+    async def admit(*new: Any, **options: Any) -> Admission:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return await real(*new, **options)
+
+    log.admit = admit
+
+
+@fails("test_close_finishes_what_was_begun")
+def closes_once(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real, closed = log.close, []
+
+    async def close() -> None:
+        if closed == [True]:
+            closed.append(True)
+            raise StoreUnavailable
+        closed.append(True)
+        await real()
+
+    log.close = close
+
+
 # --- the trial -----------------------------------------------------------------------------------
 
 
@@ -341,45 +405,9 @@ async def test_a_broken_store_fails_its_clause(
     mutation: Mutation, clause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A suite that passes a store without the fence would let every backend lose turns."""
-    opened: list[Store] = []
-
-    async def opens() -> Store:
-        path = tmp_path / "store.db"
-        store = SqliteStore(path, StoreLock.take(path, holder=""), now_ms=lambda: 1_000_000)
-        mutation(store.log, store.objects, monkeypatch)
-        await store.open()
-        opened.append(store)
-        return store
-
-    try:
-        with pytest.raises((AssertionError, pytest.fail.Exception, SatchelError)):
-            await run_clause(clause, opens)
-    finally:
-        for store in opened:
-            await store.close()
+    await assert_caught(mutation, clause, tmp_path, monkeypatch)
 
 
 async def test_the_unbroken_store_passes_every_clause_named_here(tmp_path: Path):
     """A clause that always fails would catch every mutant and prove nothing."""
-    for number, clause in enumerate(sorted({clause for _mutation, clause in MUTANTS})):
-        path = tmp_path / f"{number}.db"
-
-        async def opens(path: Path = path) -> Store:
-            store = SqliteStore(path, StoreLock.take(path, holder=""), now_ms=lambda: 1_000_000)
-            await store.open()
-            return store
-
-        await run_clause(clause, opens)
-
-
-async def run_clause(clause: str, opens: Opens) -> None:
-    """Run one clause as pytest would, with a fresh store."""
-    test = getattr(StoreConformance(), clause)
-    if "opens" in inspect.signature(test).parameters:
-        await test(opens=opens)
-        return
-    store = await opens()
-    try:
-        await test(store=store)
-    finally:
-        await store.close()
+    await assert_passed({clause for _mutation, clause in MUTANTS}, tmp_path)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from satchel.errors import CorruptPayload, Fenced, SessionNotFound, VersionExpired
 from satchel.limits import OBJECT_PIECE_BYTES_MAX
 from satchel.model import MessageId, Version
-from satchel.store.base import ObjectName, PublishedSnapshot, Store, StoredEvents
+from satchel.store.base import ChainLink, ObjectName, PublishedSnapshot, Store, StoredEvents
 from satchel.store.sweep import sweep
 from satchel.testing.conformance.script import (
     ERROR,
@@ -89,20 +89,23 @@ async def picture(script: Script) -> str:
     except SessionNotFound:
         return "no session"
     turns = await script.log.turns(script.key, limit=1_000, before=None)
-    seen: list[object] = [session, *turns]
-    seen += [await script.log.events(script.key, turn.message_id) for turn in turns]
+    events = [await script.log.events(script.key, turn.message_id) for turn in turns]
+    chains = [await chain_or_expired(script, version) for version in range(1, session.head.version + 1)]
+    named = [each.object for each in events if each] + [link.stored.object for chain in chains for link in chain]
+    seen: list[object] = [session, *turns, *events, *chains]
     seen += [turn for turn in await script.log.unfinished() if turn.key == script.key]
     seen += await script.log.versions(script.key, limit=1_000, before=None)
-    seen += [await chain_or_expired(script, version) for version in range(1, session.head.version + 1)]
+    seen += [await script.store.objects.get(name) for name in named if name is not None]
     seen += sorted(await script.log.named_objects(script.key))
     return as_any_sessions(script, "\n".join(map(repr, seen)))
 
 
-async def chain_or_expired(script: Script, version: int) -> object:
+async def chain_or_expired(script: Script, version: int) -> list[ChainLink]:
+    """Return a version's chain; empty if it is no longer kept."""
     try:
         return await script.chain(version)
     except VersionExpired:
-        return f"{version} has expired"
+        return []
 
 
 def as_any_sessions(script: Script, text: str) -> str:

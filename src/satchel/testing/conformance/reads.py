@@ -26,18 +26,22 @@ async def reads_during(
     read: Callable[[], Awaitable[Result]],
     refusals: tuple[type[Exception], ...] = (),
 ) -> list[Result | None]:
-    """Read until *change* is made, and once more; return what was read, None for one of the *refusals*."""
-    task = asyncio.create_task(change)
-    seen: list[Result | None] = []
-    is_last = False
-    while not is_last:
-        is_last = task.done()
+    """Read from before *change* is asked for until it is made, and once more; None is one of the *refusals*."""
+
+    async def read_or_refused() -> Result | None:
         try:
-            seen.append(await read())
+            return await read()
         except refusals:
-            seen.append(None)
+            return None
+
+    first = asyncio.create_task(read_or_refused())
+    await asyncio.sleep(0)  # the read has begun
+    task = asyncio.create_task(change)
+    seen = [await first]
+    while not task.done():
+        seen.append(await read_or_refused())
     await task
-    return seen
+    return [*seen, await read_or_refused()]
 
 
 class ReadClauses:
