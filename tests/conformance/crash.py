@@ -19,19 +19,28 @@ class Crasher:
         self._was_sync = True
 
     async def crash(self, store: Store, call: Call, moment: int) -> bool:
-        self._moments_left, self._was_sync = moment, True
-        self._disk.watch = self._watch
+        """Make the call, and end the store at that moment of it. Return whether the call had returned before."""
+        self.kill_at(moment)
         try:
             await call()
-            has_returned = True
         except StoreUnavailable:
-            assert self._disk.is_lost
             has_returned = False
+        else:
+            has_returned = True
+        await self.bury(store)
+        return has_returned
+
+    def kill_at(self, moment: int) -> None:
+        """Let the store end *moment* moments from now."""
+        self._moments_left, self._was_sync = moment, True
+        self._disk.watch = self._watch
+
+    async def bury(self, store: Store) -> None:
+        """End the store, if it has not come to its end, and leave its files as they are found afterwards."""
         self._disk.watch = lambda _change: None
         self._lose()
         self._disk.restore_power()
         await store.close()
-        return has_returned
 
     def _watch(self, change: Change) -> None:
         is_sync = change == "sync"
