@@ -318,6 +318,22 @@ def registers_once(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> No
     edit(log, "register_schema", "ON CONFLICT DO NOTHING", "")
 
 
+@fails(
+    "test_a_repeat_of_a_queued_message_changes_nothing",
+    "test_a_repeat_of_a_committed_message_gives_its_answer",
+    "test_a_repeat_of_a_cancelled_message_stays_cancelled",
+)
+def takes_a_repeat_for_a_sign_of_life(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._admit
+
+    def admit(db: apsw.Connection, new: Any, queue_length_max: int, *, start: bool) -> Any:
+        admission = real(db, new, queue_length_max, start=start)
+        log._run(db, "touch_session", {**sqlite.key_bindings(new.key), "at_ms": new.accepted_at_ms})
+        return msgspec.structs.replace(admission, session=log._session(db, new.key))
+
+    log._admit = admit
+
+
 @fails("test_a_put_of_bytes_already_there_touches_them")
 def leaves_known_objects_untouched(_log: SqliteLog, objects: SqliteObjects, _patch: Patch) -> None:
     edit(objects, "begin_object", "max(touched_at_ms, excluded.touched_at_ms)", "touched_at_ms")
