@@ -1,6 +1,7 @@
 """Deliberately broken stores whose fault shows in a crash, under a reader's eyes, or at a bound."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ from satchel.errors import CorruptPayload
 from satchel.limits import ID_LENGTH_MAX, OBJECT_PIECE_BYTES_MAX
 from satchel.model import Epoch, MessageId, SessionKey, TurnStatus, Version, first_state_id
 from satchel.store import sqlite, sqlite_objects
-from satchel.store.base import Admission, ChainLink, Commit, NewTurn, ObjectName, PublishedSnapshot, Started, Turn
+from satchel.store.base import (
+    Admission,
+    ChainLink,
+    Commit,
+    NewTurn,
+    ObjectName,
+    PublishedSnapshot,
+    Started,
+    StoredEvents,
+    Turn,
+)
 from satchel.store.fence import check_attempt, check_start
 from satchel.store.sqlite import SqliteLog
 from satchel.store.sqlite_objects import SqliteObjects
@@ -211,7 +222,6 @@ def deletes_an_object_piece_by_piece(_log: SqliteLog, objects: SqliteObjects, _p
         for number in range(3, -1, -1):
             sql = f"DELETE FROM piece WHERE {where} AND number = {number}"
             await objects._writer.call(lambda db, sql=sql: db.execute(sql, bindings).fetchall())
-            await meet_readers(objects)
         return await real(name, older_than_ms=older_than_ms)
 
     objects.delete = delete
@@ -239,73 +249,83 @@ def unsynced(connect: Callable[[Path], apsw.Connection]) -> Callable[[Path], aps
 # --- two reads where one was promised ---------------------------------------------------------------
 
 
-async def meet_readers(part: SqliteLog | SqliteObjects) -> None:
-    """Let whoever reads over and over do so a few times."""
-    for _ in range(20):
-        await part._reader.settle()
+def meet(part: SqliteLog | SqliteObjects, *changes: str) -> Callable[[], Awaitable[None]]:
+    """Return a pause for the middle of a read: in the first one the changes begin, and all end with the last."""
+    has_read, has_changed = asyncio.Event(), asyncio.Event()
 
+    def gated(name: str) -> Callable[..., Awaitable[Any]]:
+        real = getattr(part, name)
 
-async def meet_writers(part: SqliteLog | SqliteObjects) -> None:
-    """Let a change of a few writes be made."""
-    for _ in range(20):
-        await part._writer.settle()
+        async def change(*args: Any, **options: Any) -> Any:
+            await has_read.wait()
+            result = await real(*args, **options)
+            if name == changes[-1]:
+                has_changed.set()
+            return result
 
+        return change
 
-def let_readers_begin(part: SqliteLog | SqliteObjects, deletion: str) -> None:
-    """Let a deletion begin after the reads that were asked for before it have."""
-    real = getattr(part, deletion)
+    async def pause() -> None:
+        has_read.set()
+        await has_changed.wait()
 
-    async def delete(*args: Any, **options: Any) -> Any:
-        await part._reader.settle()
-        return await real(*args, **options)
-
-    setattr(part, deletion, delete)
+    for name in changes:
+        setattr(part, name, gated(name))
+    return pause
 
 
 @fails("test_a_chain_read_while_it_is_trimmed_is_whole_or_expired", "test_a_chain_read_while_its_base_changes_is_whole")
 def reads_deltas_after_their_base(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
-    real = log.chain
+    real, pause = log.chain, meet(log, "publish", "trim")
 
     async def chain(key: SessionKey, version: Version) -> Sequence[ChainLink]:
         base, *_ = await real(key, version)
-        await meet_writers(log)
+        await pause()
         rows = await log._reader.call(lambda db: log._deltas(db, key, base.name.version, version))
         return [base, *(sqlite.chain_link(key, row) for row in rows)]
 
     log.chain = chain
-    let_readers_begin(log, "trim")
 
 
 @fails("test_deltas_read_while_they_are_trimmed_are_all_or_none")
 def counts_deltas_before_it_reads_them(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
-    real = log.deltas
+    real, pause = log.deltas, meet(log, "trim")
 
     async def deltas(key: SessionKey, after: Version, upto: Version) -> Sequence[ChainLink] | None:
         if await real(key, after, upto) is None:
             return None
-        await meet_writers(log)
+        await pause()
         rows = await log._reader.call(lambda db: log._deltas(db, key, after, upto))
         return [sqlite.chain_link(key, row) for row in rows]
 
     log.deltas = deltas
-    let_readers_begin(log, "trim")
 
 
 @fails("test_events_read_while_they_are_trimmed_are_whole_or_gone")
 def empties_events_before_it_deletes_them(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
-    real = log.trim
+    real_trim, real_events = log.trim, log.events
+    is_empty, is_seen = asyncio.Event(), asyncio.Event()
 
     async def trim(key: SessionKey, **retained: int) -> None:
         await log._writer.call(lambda db: db.execute("UPDATE events SET lines = x'' WHERE message_id = 'm1'"))
-        await meet_readers(log)
-        await real(key, **retained)
+        is_empty.set()
+        await is_seen.wait()
+        await real_trim(key, **retained)
 
-    log.trim = trim
+    async def events(key: SessionKey, message_id: MessageId) -> StoredEvents | None:
+        was_empty = is_empty.is_set()
+        found = await real_events(key, message_id)
+        if was_empty:
+            is_seen.set()
+        return found
+
+    log.trim, log.events = trim, events
 
 
 @fails("test_an_object_read_while_it_is_deleted_is_whole_or_gone")
 def reads_an_object_piece_by_piece(_log: SqliteLog, objects: SqliteObjects, _patch: Patch) -> None:
     edit(objects, "pieces", "ORDER BY p.number", "AND p.number = :number")
+    pause = meet(objects, "delete")
 
     async def get(name: ObjectName) -> bytes:
         pieces = []
@@ -314,13 +334,12 @@ def reads_an_object_piece_by_piece(_log: SqliteLog, objects: SqliteObjects, _pat
             bindings |= sqlite.key_bindings(name.key)
             rows = await objects._reader.call(lambda db, of=bindings: db.execute(objects._sql["pieces"], of).fetchall())
             pieces += [row[0] for row in rows]
-            await meet_writers(objects)
+            await pause()
         if not pieces:
             raise CorruptPayload
         return b"".join(pieces)
 
     objects.get = get
-    let_readers_begin(objects, "delete")
 
 
 @fails("test_a_state_read_while_it_is_compacted_and_swept_is_whole_or_refused")
