@@ -30,6 +30,6 @@ wheel:
 proto:
     uv run --no-project --with grpcio-tools==1.76.0 python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src src/satchel/protocol/link.proto
 
-# Hubs, workers and clients in simulated time, harmed at random, over more seeds: just simulate 2000
-simulate seeds="1000":
-    SATCHEL_SIMULATION_SEEDS={{ seeds }} uv run pytest tests/simulation -q
+# Hubs, workers and clients in simulated time, under faults: just sim 17, just sim --seeds 2000
+sim *args:
+    uv run python -m tests.simulation {{ args }}

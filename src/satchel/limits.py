@@ -140,6 +140,9 @@ COMPACT_WEIGHT: Final = 0.5
 """Compaction is due at this many deltas that weigh this share of the compressed snapshot:
 geometric, so that write amplification is O(1) whatever the session's size."""
 
+TRIM_EVERY_VERSIONS: Final = 32
+"""Retention is applied once in this many versions of a session: one small write in 32 turns."""
+
 RETAIN_VERSIONS: Final = 100
 """Versions that stay readable behind the head."""
 

@@ -3,11 +3,11 @@
 import asyncio
 from typing import Any
 
-from tests.simulation.asgi import ConnectionLost
-from tests.simulation.history import Message, Reading, Violated
+from tests.simulation.agent import AGENT, KINDS
+from tests.simulation.checks import Message, Reading, Violated
+from tests.simulation.net import ConnectionLost, Exchange
 from tests.simulation.world import World
 
-KINDS = ["note"] * 6 + ["slow"] * 4 + ["raise", "flaky", "flaky", "hang", "stubborn", "deadly"]
 FORMS = ["lines", "lines", "lines", "json", "async"]
 RETRY_S = 0.5
 
@@ -19,6 +19,14 @@ class Client:
         self.world = world
         self.session = session
         self.name = name
+        self.strand = world.client(f"{session}-{name}")
+
+    def start(self, messages: int) -> "asyncio.Task[None]":
+        """Talk, on a strand of its own."""
+        return self.strand.spawn(self.talk(messages))
+
+    def _request(self, *args: Any, **options: Any) -> Exchange:
+        return self.world.request(self.strand, *args, **options)
 
     async def talk(self, messages: int) -> None:
         chance = self.world.chance
@@ -27,7 +35,7 @@ class Client:
             kind = chance.choice(KINDS)
             message_id = f"{self.session}-{self.name}-{number}"
             message = self.world.history.message(self.session, message_id, f"{kind} {message_id}")
-            beside = [self.world.spawn(self.disturb(message)) for _ in range(chance.choice([0, 0, 0, 1, 2]))]
+            beside = [self.strand.spawn(self.disturb(message)) for _ in range(chance.choice([0, 0, 0, 1, 2]))]
             await self.send(message)
             await asyncio.gather(*beside)
 
@@ -67,9 +75,9 @@ class Client:
         """Post; return whether it was accepted, or None if it was refused for good."""
         accept = {"lines": "application/x-ndjson", "json": "application/json"}.get(form, "")
         headers = {"prefer": "respond-async"} if form in {"async", "resume"} else {}
-        body = {"text": message.text, "agent": "notes", "message_id": message.message_id}
+        body = {"text": message.text, "agent": AGENT, "message_id": message.message_id}
         path = f"/v1/sessions/{message.session}/messages"
-        exchange = self.world.request("POST", path, body=body, accept=accept, **headers)
+        exchange = self._request("POST", path, body=body, accept=accept, **headers)
         try:
             status = await exchange.head()
             if status in {200, 202}:
@@ -100,7 +108,7 @@ class Client:
     async def _resume(self, message: Message, reading: Reading) -> None:
         self.world.history.counts["resumed"] += 1
         query = f"?after={reading.cursor}" if reading.cursor >= 0 else ""
-        exchange = self.world.request("GET", message.path + query, accept="application/x-ndjson")
+        exchange = self._request("GET", message.path + query, accept="application/x-ndjson")
         try:
             if await exchange.head() == 200:
                 await self._read(exchange, reading)
@@ -142,7 +150,7 @@ class Client:
             pass
 
     async def _cancel(self, message: Message) -> None:
-        exchange = self.world.request("POST", f"{message.path}/cancel")
+        exchange = self._request("POST", f"{message.path}/cancel")
         status, answer = await exchange.head(), await exchange.json()
         if status == 200:
             self.world.history.counts[f"cancel: {answer['status']}"] += 1
@@ -156,8 +164,8 @@ class Client:
         """SAME-KEY-SAME-REQUEST: another text under a known ID is refused."""
         if not message.is_accepted:
             return
-        body = {"text": "another text", "agent": "notes", "message_id": message.message_id}
-        exchange = self.world.request("POST", f"/v1/sessions/{message.session}/messages", body=body)
+        body = {"text": "another text", "agent": AGENT, "message_id": message.message_id}
+        exchange = self._request("POST", f"/v1/sessions/{message.session}/messages", body=body)
         status = await exchange.head()
         if status not in {422, 503}:
             raise Violated("SAME-KEY-SAME-REQUEST", status)
@@ -166,7 +174,7 @@ class Client:
     async def _watch(self, message: Message) -> None:
         """Follow a message that another one sent. A resend is another stream."""
         sends = message.sends
-        exchange = self.world.request("GET", message.path, accept="application/x-ndjson")
+        exchange = self._request("GET", message.path, accept="application/x-ndjson")
         try:
             if await exchange.head() == 200:
                 reading = Reading(message)
@@ -178,26 +186,22 @@ class Client:
             await _quietly(exchange)
 
     async def _look(self, message: Message) -> None:
-        exchange = self.world.request("GET", message.path, accept="application/json")
+        exchange = self._request("GET", message.path, accept="application/json")
         status, answer = await exchange.head(), await exchange.json()
         if status == 200 and answer["status"] == "committed":
             message.told_committed(answer["version"], answer["answer"]["text"])
 
     async def _vanish(self, message: Message) -> None:
         """Post the same once more, and have the request cancelled wherever it is."""
-        body = {"text": message.text, "agent": "notes", "message_id": message.message_id}
+        body = {"text": message.text, "agent": AGENT, "message_id": message.message_id}
         if message.last_told is not None:
             return
-        exchange = self.world.request("POST", f"/v1/sessions/{message.session}/messages", body=body)
+        exchange = self._request("POST", f"/v1/sessions/{message.session}/messages", body=body)
         message.sends += 1  # if it has failed and its client does not know yet, this sends it again
         message.is_sent_unseen = True
         await asyncio.sleep(self.world.chance.choice([0, 0.001, 0.002, 0.004, 0.02]))
-        exchange.task.cancel()
-        await asyncio.wait({exchange.task})
+        exchange.cancel()
 
 
-async def _quietly(exchange: Any) -> None:
+async def _quietly(exchange: Exchange) -> None:
     exchange.leave()
-    await asyncio.wait({exchange.task})
-    if not exchange.task.cancelled():
-        exchange.task.result()

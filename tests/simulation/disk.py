@@ -1,41 +1,66 @@
-"""The store's threads in simulated time, over a disk that is slow, full at times, and dies with its hub."""
+"""The hub's databases on a simulated disk: slow, full at times, and lost with all that was not synced."""
 
 import asyncio
 import enum
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import apsw
 
 from satchel.errors import StoreUnavailable
-from satchel.store.thread import _Call, _run_group
+from satchel.store.thread import Call, run_group
+from tests.simulation.loop import SimulatedLoop, Strand
+from tests.simulation.power import Change, PowerLossVfs
 
 
 class Fault(enum.Enum):
+    """What a group of calls may meet."""
+
     NOT_DONE = enum.auto()
-    """The caller hears of a failure, and nothing was written."""
+    """The callers hear of a failure, and nothing was written."""
     DONE = enum.auto()
-    """The caller hears of a failure, and everything was written."""
+    """The callers hear of a failure, and everything was written: the outcome is unknown."""
+
+
+class Moment(enum.Enum):
+    """When a hub dies, relative to a write of its store."""
+
+    BEFORE = enum.auto()
+    AT = enum.auto()
+    """At a write to the disk, which may be found in part."""
+    AFTER = enum.auto()
+    """It is durable, and nobody was told."""
 
 
 class Disk:
-    """What the calls of one hub's store meet."""
+    """What the databases of one hub after another are on."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, folder: Path, chance: random.Random) -> None:
+        self.vfs = PowerLossVfs(f"disk {folder}", folder, chance)
         self._chance = chance
-        self._threads: list[SimulatedThread] = []
+        self._databases: list[SimulatedDatabase] = []
+        self._doom: tuple[Moment, int, Callable[[], None]] | None = None
         self.fault_rate = 0.0
+        self.slowness = 1.0
         self.faults = 0
+        self.wrote: Callable[[], None] = lambda: None
+        """Called after each write that is durable, before anybody is told."""
 
-    def thread(self, connect: Callable[[], apsw.Connection], **options: Any) -> "SimulatedThread":
-        """Stand in for ``DatabaseThread``."""
-        thread = SimulatedThread(self, connect, **options)
-        self._threads.append(thread)
-        return thread
+    def database(
+        self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int
+    ) -> "SimulatedDatabase":
+        """Stand in for ``DatabaseThread``: a thread of the process that asks."""
+        process = SimulatedLoop.strand().process
+        database = SimulatedDatabase(self, process.strand(name), connect, begin, group_max)
+        self._databases.append(database)
+        return database
+
+    # --- what a group of calls meets -----------------------------------------------------------
 
     async def pause(self) -> None:
-        await asyncio.sleep(self._chance.choice([0, 0, 0.001, 0.002, 0.02]))
+        await asyncio.sleep(self.slowness * self._chance.choice([0, 0, 0.001, 0.002, 0.02]))
 
     def fault(self, begin: str) -> Fault | None:
         if self._chance.random() >= self.fault_rate:
@@ -46,38 +71,91 @@ class Disk:
     def group_size(self, most: int) -> int:
         return min(self._chance.randint(1, 4), most)
 
-    def die(self) -> None:
-        """End as with ``kill -9``: what is not durable now never will be."""
-        for thread in self._threads:
-            thread.die()
-        self._threads.clear()
+    def heal(self) -> None:
+        self.fault_rate, self.slowness = 0.0, 1.0
+
+    # --- death ---------------------------------------------------------------------------------
+
+    def doom(self, moment: Moment, writes: int, end: Callable[[], None]) -> None:
+        """Call *end*, which kills the hub, at *moment* of the write after *writes* more."""
+        self._doom = (moment, writes, end)
+
+    def is_doomed(self, moment: Moment) -> bool:
+        """Whether the hub died at this write; counts it."""
+        if self._doom is None or self._doom[0] is not moment:
+            return False
+        _, writes, end = self._doom
+        if writes > 0:
+            self._doom = (moment, writes - 1, end)
+            return False
+        self._doom = None
+        end()
+        return self.vfs.is_lost
+
+    def run(self, connection: apsw.Connection, begin: str, group: list[Call]) -> bool:
+        """Run a group; False if the hub died of it."""
+        is_write = "IMMEDIATE" in begin
+        if is_write and self.is_doomed(Moment.BEFORE):
+            return False
+        died: list[bool] = []
+
+        def watch(_change: Change) -> None:
+            if is_write and not died and self.is_doomed(Moment.AT):
+                died.append(True)
+
+        self.vfs.watch = watch
+        try:
+            run_group(connection, begin, group)
+        finally:
+            self.vfs.watch = lambda _change: None
+        if died:
+            return False
+        if is_write:
+            self.wrote()
+        return not (is_write and self.is_doomed(Moment.AFTER))
+
+    def lose(self, *, everything: bool) -> None:
+        """Decide what the disk is found to have; what its processes write from here on is lost."""
+        self._doom = None
+        self.vfs.lose_power(everything=everything)
+
+    def restore(self) -> None:
+        """Close what the dead had open, and put what was found in place."""
+        self.vfs.restore_power()
+        self._databases.clear()
+
+    def close(self) -> None:
+        if self.vfs.is_lost:
+            self.restore()
+        for database in reversed(self._databases):  # a reader cannot be the last that closes a file
+            database.disconnect()
+        self.vfs.close()
 
 
-class SimulatedThread:
-    """``DatabaseThread`` as a task: the same order, groups and outcomes."""
+class SimulatedDatabase:
+    """A ``Database`` on a strand: the same order, groups and outcomes as on a thread."""
 
     def __init__(
-        self, disk: Disk, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int
+        self, disk: Disk, strand: Strand, connect: Callable[[], apsw.Connection], begin: str, group_max: int
     ) -> None:
         self._disk = disk
+        self._strand = strand
         self._connect = connect
-        self._name = name
         self._begin = begin
         self._group_max = group_max
-        self._calls: asyncio.Queue[_Call | None] = asyncio.Queue()
+        self._calls: asyncio.Queue[Call | None] = asyncio.Queue()
         self._is_closed = False
         self._task: asyncio.Task[None] | None = None
         self._connection: apsw.Connection | None = None
 
     async def open(self) -> None:
         self._connection = self._connect()
-        self._connection.pragma("synchronous", "off")  # this disk is lost with the process only
-        self._task = asyncio.create_task(self._run(self._connection), name=self._name)
+        self._task = self._strand.spawn(self._run(self._connection))
 
     async def call(self, work: Callable[[apsw.Connection], Any]) -> Any:
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
-        call = _Call(work, asyncio.get_running_loop().create_future())
+        call = Call(work, asyncio.get_running_loop().create_future())
         self._calls.put_nowait(call)
         return await call.future
 
@@ -90,15 +168,10 @@ class SimulatedThread:
             self._calls.put_nowait(None)
         if self._task is not None:
             await asyncio.wait({self._task})
-        self._disconnect()
+        self.disconnect()
 
-    def die(self) -> None:
+    def disconnect(self) -> None:
         self._is_closed = True
-        if self._task is not None:
-            self._task.cancel()
-        self._disconnect()
-
-    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -114,8 +187,8 @@ class SimulatedThread:
                     break
                 group.append(call)
             fault = self._disk.fault(self._begin)
-            if fault is not Fault.NOT_DONE:
-                _run_group(connection, self._begin, group)
+            if fault is not Fault.NOT_DONE and not self._disk.run(connection, self._begin, group):
+                return
             await self._disk.pause()
             for call in group:
                 if fault is not None:

@@ -1,120 +1,171 @@
-"""A hub on a store, worker processes, links and clients, all of them real but for time, threads and sockets."""
+"""A hub on a disk, worker processes, links: all of them what ships, but for time, threads and sockets."""
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
-from collections.abc import Coroutine
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from satchel.errors import LinkClosed, StoreUnavailable
+from satchel.clock import Clock
+from satchel.errors import CorruptState, LinkClosed, SatchelError, StoreUnavailable, TurnRefused
 from satchel.hub.api import create_app
 from satchel.hub.auth import Gate
 from satchel.hub.coordinator import Coordinator
 from satchel.hub.link import serve_worker
 from satchel.hub.settings import HubSettings, Keys
 from satchel.hub.telemetry import Telemetry
-from satchel.model import DEFAULT_TENANT, PayloadKind, SessionKey, WorkerId, next_state_id
+from satchel.model import DEFAULT_TENANT, Link, PayloadKind, SessionKey, Version, WorkerId, next_state_id
+from satchel.protocol.messages import Failure
+from satchel.state.digest import digest
 from satchel.state.payload import unseal
+from satchel.state.rebuild import RebuildJob, Rebuilt, rebuilt_here
 from satchel.state.session import OpenSession
 from satchel.store.chain import load_chain
 from satchel.store.files import StoreLock
 from satchel.store.sqlite import SqliteStore
 from satchel.worker.context import Turn
+from satchel.worker.link import LinkUser, WorkerLink
 from satchel.worker.runtime import Runtime
 from satchel.worker.worker import Worker
-from tests.simulation.asgi import ConnectionLost, Exchange
+from tests.simulation.agent import AGENT, MIGRATION, SCHEMA, Rows, change, stay
+from tests.simulation.checks import History, Run, Violated
 from tests.simulation.disk import Disk
-from tests.simulation.history import History, Run, Violated
-from tests.simulation.wire import End, Wire, WorkerLink
+from tests.simulation.loop import Killed, Process, SimulatedLoop, Strand
+from tests.simulation.net import ConnectionLost, Exchange, Wire
+from tests.simulation.trace import Trace
 
-NOTES = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;"
+SESSIONS = 4
 SLOTS = 2
 TURN_TIMEOUT_S = 20.0
-HARMS = (
-    "hub killed",
-    "hub killed",
-    "hub stopped",
-    "worker killed",
-    "worker stopped",
-    "drought",
-    "cut",
-    "silence",
-    "overlap",
-    "disk",
-    "disk",
-    "drop",
-)
-SETTINGS = HubSettings(worker_wait_s=15.0, queue_length_max=8)
+QUEUE_LENGTH_MAX = 8
+
+
+class Helper:
+    """Rebuilds states as the helper process does, and dies of it at times."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def rebuild(self, job: RebuildJob) -> Rebuilt:
+        await asyncio.sleep(self._world.chance.choice([0.01, 0.1, 3]))
+        self._world.history.counts["compaction"] += 1
+        if self._world.chance.random() < 0.1:
+            raise CorruptState("The helper process that rebuilt a state ended with -9.")
+        rebuilt = rebuilt_here(job)
+        if not isinstance(rebuilt, Rebuilt):
+            raise Violated("FAIL-STOP", "a sound chain was refused", job.session_id, job.base, rebuilt)
+        return rebuilt
+
+    async def close(self) -> None:
+        pass
 
 
 class HubProcess:
     """One life of the hub."""
 
-    def __init__(self, world: "World", store: SqliteStore, coordinator: Coordinator) -> None:
+    def __init__(self, world: "World", number: int) -> None:
         self.world = world
-        self.store = store
-        self.coordinator = coordinator
-        self.app = create_app(lambda: coordinator, Gate(keys=Keys(), is_mounted=True), serve_link=self._no_socket)
-        self.links: dict[asyncio.Task[None], Wire] = {}
+        self.process = world.loop.process(f"hub{number}")
+        self.main = self.process.strand("")
+        self.wires: dict[Wire, None] = {}
         self.exchanges: dict[Exchange, None] = {}
+        self._links: dict[asyncio.Task[None], None] = {}
+        self.lock: StoreLock | None = None
+        self.store: SqliteStore
+        self.coordinator: Coordinator
+        self.app: Any = None
+        self.is_stopping = False
 
-    @classmethod
-    async def start(cls, world: "World") -> "HubProcess":
+    @property
+    def is_serving(self) -> bool:
+        return self.app is not None and not self.process.is_dead and not self.is_stopping
+
+    async def start(self) -> None:
         """Start on the world's store, as often as it takes."""
-        while True:
-            lock = StoreLock.take(world.path, holder="")
-            store = SqliteStore(world.path, lock, now_ms=world.now_ms)
-            await store.open()
-            coordinator = Coordinator(store, settings=SETTINGS, telemetry=Telemetry(), now_ms=world.now_ms)
+        world = self.world
+        while self.app is None:
+            self.lock = StoreLock.take(world.path, holder="")
+            self.store = SqliteStore(world.path, self.lock, now_ms=world.clock.now_ms, database=world.disk.database)
+            self.coordinator = Coordinator(
+                self.store,
+                settings=world.settings,
+                telemetry=Telemetry(),
+                clock=world.clock,
+                rebuilder=Helper(world),
+            )
             try:
-                await coordinator.open()
+                await self.store.open()
+                await self.coordinator.open()
             except StoreUnavailable:
-                await store.close()
+                await self.store.close()
+                await asyncio.sleep(0.1)
             else:
-                return cls(world, store, coordinator)
+                gate = Gate(keys=Keys(), is_mounted=True)
+                self.app = create_app(lambda: self.coordinator, gate, serve_link=self._no_socket)
 
     async def _no_socket(self, *_: Any) -> None:
         raise AssertionError("links of the simulation are wires")
 
-    def serve(self, wire: Wire) -> None:
-        task = asyncio.create_task(serve_worker(wire.hub, tenant=DEFAULT_TENANT, coordinator=self.coordinator))
-        self.links[task] = wire
-        task.add_done_callback(self._link_ended)
+    def accept(self, wire: Wire) -> None:
+        self.wires[wire] = None
+        task = self.main.spawn(serve_worker(wire.hub, tenant=DEFAULT_TENANT, coordinator=self.coordinator))
+        self._links[task] = None
+        task.add_done_callback(functools.partial(self._link_ended, wire))
 
-    def _link_ended(self, task: asyncio.Task[None]) -> None:
-        del self.links[task]
+    def _link_ended(self, wire: Wire, task: "asyncio.Task[None]") -> None:
+        self._links.pop(task, None)
+        self.wires.pop(wire, None)
         if not task.cancelled() and task.exception() is not None:
-            self.world.faults.append(task.exception())
+            self.world.fault(task.exception())
 
-    def request(self, *args: Any, **options: Any) -> Exchange:
-        exchange = Exchange(self.app, *args, **options)
+    def client(self, name: str) -> Strand:
+        """Return a strand for a caller."""
+        process = self.loop.process(name)
+        self._clients.append(process)
+        return process.strand("")
+
+    def request(self, client: Strand, *args: Any, **options: Any) -> Exchange:
+        exchange = Exchange(self.app, client, self.main, *args, chance=self.world.chance, **options)
         self.exchanges[exchange] = None
-        exchange.task.add_done_callback(lambda _: self.exchanges.pop(exchange))
+        exchange.ended = self._exchange_ended
         return exchange
 
-    async def kill(self) -> None:
-        """End as with ``kill -9``."""
-        self.world.disk.die()
-        self.store._lock.release()
-        for wire in self.links.values():
-            wire.cut()
-        tasks = [exchange.task for exchange in self.exchanges] + list(self.links)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.coordinator.close()
+    def _exchange_ended(self, exchange: Exchange) -> None:
+        self.exchanges.pop(exchange, None)
+        task = exchange.task
+        if task is not None and not task.cancelled() and task.exception() is not None:
+            self.world.fault(task.exception())
+
+    def die(self, *, power: bool = False) -> None:
+        """End as with ``kill -9``, or as the power goes: then only what was synced is kept."""
+        self.world.disk.lose(everything=not power)
+        self.process.kill()
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        for wire in self.wires:
+            wire.lose(wire.hub)
+        for exchange in self.exchanges:
+            exchange.lost()
+
+    def let_go(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+            self.coordinator._is_open = False  # else what is cancelled is done again
 
     async def stop(self) -> None:
         """End as on SIGTERM: work first, then responses, links and store."""
         await self.coordinator.close()
-        responses = {exchange.task for exchange in self.exchanges}
+        responses = {exchange.task: None for exchange in self.exchanges if exchange.task is not None}
         if responses:
-            _, late = await asyncio.wait(responses, timeout=3)
-            for task in late:
-                task.cancel()
-        links = list(self.links)
+            _, late = await asyncio.wait(list(responses), timeout=3)
+            for task in responses:
+                if task in late:
+                    task.cancel()
+        links = list(self._links)
         for task in links:
             task.cancel()
         await asyncio.gather(*links, return_exceptions=True)
@@ -122,201 +173,282 @@ class HubProcess:
 
 
 class WorkerProcess:
-    """One worker process."""
+    """One worker process: its link has a thread of its own."""
 
-    def __init__(self, world: "World", number: int, *, warm_bytes_max: int) -> None:
+    def __init__(self, world: "World", number: int, *, schema_number: int, warm_bytes_max: int) -> None:
         self.world = world
-        agent: Worker[Any] = Worker("notes", schema=NOTES, turn_timeout_s=TURN_TIMEOUT_S)
+        self.schema_number = schema_number
+        self.process = world.loop.process(f"w{number}")
+        self.handlers = self.process.strand("")
+        self.link_strand = self.process.strand("link")
+        migrations = [MIGRATION] if schema_number > 1 else []
+        agent: Worker[Any] = Worker(AGENT, schema=SCHEMA, migrations=migrations, turn_timeout_s=TURN_TIMEOUT_S)
         agent.on_message(self.note)
-        self.link = WorkerLink(self._dial, world.chance, world.history.counts)
-        self.runtime = Runtime([agent], send=self.link.send, slots=SLOTS, warm_bytes_max=warm_bytes_max)
-        self.runtime.worker_id = WorkerId(f"w{number}")
+        self.link = WorkerLink(self._dial, to_user=self._to_handlers, chance=world.chance)
+        self.runtime: Runtime
         self.wire: Wire | None = None
-        self.is_alive = True
-        self._task = asyncio.create_task(self.link.run(self.runtime))
+        self.handlers.post(self._begin, agent, f"w{number}", warm_bytes_max)
 
-    def _dial(self) -> End:
-        if self.world.hub is None:
+    def _begin(self, agent: Worker[Any], worker_id: str, warm_bytes_max: int) -> None:
+        self.runtime = Runtime(
+            [agent], send=self._send, slots=SLOTS, warm_bytes_max=warm_bytes_max, clock=self.world.clock
+        )
+        self.runtime.worker_id = WorkerId(worker_id)
+        self.link_strand.spawn(self.link.run())
+
+    def _send(self, frame: Any) -> None:
+        if isinstance(frame, Failure):
+            self.world.history.counts[f"failure: {frame.code.name}"] += 1
+        self.link_strand.post(self.link.send, frame)
+
+    def _to_handlers(self, call: Any) -> None:
+        user: LinkUser = self.runtime
+        self.handlers.post(call, user)
+
+    async def _dial(self) -> Any:
+        world = self.world
+        await asyncio.sleep(world.chance.choice([0.001, 0.01]))
+        hub = world.hub
+        if hub is None or not hub.is_serving:
             raise LinkClosed
-        self.wire = Wire(self.world.chance)
-        self.world.hub.serve(self.wire)
+        self.wire = Wire(self.link_strand, hub.main, chance=world.chance, trace=world.trace)
+        hub.main.post(hub.accept, self.wire)
+        hub.wires[self.wire] = None
         return self.wire.worker
 
     async def note(self, turn: Turn[Any]) -> str:
         """Note the message, in the way that its first word says."""
-        if not self.is_alive:
-            await asyncio.Event().wait()
-        seen = [text for (text,) in turn.state.execute("SELECT text FROM note ORDER BY id")]
-        self.world.history.runs.append(
-            Run(str(turn.session_id), str(turn.message_id), turn.text, int(turn.version), seen)
+        world = self.world
+        found = change(turn, self.schema_number, lambda: world.chance.randbytes(world.ballast_bytes).hex())
+        world.trace.add(
+            self.process.name, f"handler of {turn.message_id}, attempt {turn.attempt}, makes v{turn.version}"
         )
-        if not seen:  # so that a snapshot weighs more than a few deltas, and catching up is worth it
-            turn.state["ballast"] = self.world.chance.randbytes(4_000).hex()
-        turn.state.execute("INSERT INTO note (text) VALUES (?)", (turn.text,))
+        world.history.runs.append(
+            Run(
+                turn.session_id,
+                turn.message_id,
+                turn.text,
+                turn.version,
+                turn.attempt,
+                self.schema_number,
+                (turn.idempotency_key("charge"), turn.idempotency_key("mail")),
+                found,
+            )
+        )
         await turn.say(f"{turn.text} begun by attempt {turn.attempt}")
+        await self._behave(turn)
+        return f"{found.visits + 1} visits"
+
+    async def _behave(self, turn: Turn[Any]) -> None:
+        chance = self.world.chance
         match turn.text.split()[0]:
+            case "refuse":
+                raise TurnRefused(turn.text)
             case "raise":
                 raise ValueError(turn.text)
-            case "flaky" if self.world.chance.random() < 0.6:
+            case "flaky" if chance.random() < 0.6:
                 raise ValueError(turn.text)
             case "slow":
-                for _ in range(self.world.chance.randint(1, 6)):
-                    await asyncio.sleep(self.world.chance.choice([0.01, 0.5, 2]))
+                for _ in range(chance.randint(1, 6)):
+                    await asyncio.sleep(chance.choice([0.01, 0.5, 2]))
                     await turn.say("still at it")
             case "hang":
                 await asyncio.sleep(3600)
             case "stubborn":
-                await self._stay()
-            case "deadly" if self.world.chance.random() < 0.7:
-                self.world.spawn(self.world.replace_worker(self))
+                await stay(chance, lambda: self.world.is_over)
+            case "block":
+                self.handlers.block(chance.choice([0.5, 3, 12]))
+            case "deadly" if chance.random() < 0.7:
+                self.world.loop.world.post(self.world.replace_worker, self)
                 await asyncio.sleep(3600)
-        return f"{len(seen) + 1} notes"
 
-    async def _stay(self) -> None:
-        """Go on for a while, whatever cancels."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.world.chance.choice([0.5, 8, 30])
-        while loop.time() < until:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(until - loop.time())
-
-    async def kill(self) -> None:
+    def die(self) -> None:
         """End as with ``kill -9``: nothing is said."""
-        self.is_alive = False
+        self.process.kill()
         if self.wire is not None:
-            self.wire.cut()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self.runtime.link_lost()
-        for attempt in self.runtime.running:
-            attempt.events.close()
-        await self.runtime.stop(grace_s=0)
+            self.wire.lose(self.wire.worker)
+
+    def let_go(self) -> None:
+        runtime = getattr(self, "runtime", None)  # killed before its first step: it has none
+        for session_id, _copy in runtime._copies if runtime is not None else ():
+            runtime._copies.drop(session_id)
 
     async def stop(self) -> None:
         """End as on SIGTERM."""
-        self.is_alive = False
         await self.runtime.stop(grace_s=2)
-        await asyncio.sleep(0.1)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self.link_strand.run(self._stop_link())
+
+    async def _stop_link(self) -> None:
+        self.link.stop()
+        await asyncio.sleep(2)
 
 
 class World:
     """Everything, under one seed."""
 
-    def __init__(self, seed: int, folder: Path, disk: Disk) -> None:
+    def __init__(self, seed: int, folder: Path, loop: SimulatedLoop, chance: random.Random) -> None:
         self.seed = seed
-        self.chance = random.Random(seed)  # noqa: S311  # a simulation, no secret
+        self.loop = loop
+        self.chance = chance
         self.path = folder / "hub.db"
-        self.disk = disk
-        self.history = History(str(self.path))
+        self.disk = Disk(folder, chance)
+        self.clock = Clock(now_ms=self._now_ms, stopwatch_s=loop.time)
+        self.trace = Trace(loop.time)
+        self.settings = HubSettings(
+            worker_wait_s=15.0,
+            queue_length_max=QUEUE_LENGTH_MAX,
+            compact_deltas_min=chance.choice([2, 5]),
+            trim_every_versions=chance.choice([1, 4]),
+            retain_versions=chance.choice([2, 3, 100]),
+        )
+        self.ballast_bytes = chance.choice([200, 4_000, 4_000, 100_000])
+        self.history = History(self.path, self.trace, queue_length_max=QUEUE_LENGTH_MAX)
+        self.disk.wrote = self._wrote
         self.hub: HubProcess | None = None
-        self.workers: list[WorkerProcess] = []
-        self.faults: list[Any] = []
+        self.workers: dict[WorkerProcess, None] = {}
+        self.schema_number = 1
+        self.is_over = False
+        self.failed: asyncio.Future[None] = loop.create_future()
+        self._hubs = 0
         self._started = 0
-        self._tasks: dict[asyncio.Task[Any], None] = {}
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.faults.append(context))
+        self._wreck: HubProcess | None = None
+        """A dead hub whose disk was not yet looked after."""
+        self._dead: list[HubProcess | WorkerProcess] = []
+        self._clients: list[Process] = []
+        self._background: dict[asyncio.Task[Any], None] = {}
+        loop.set_exception_handler(lambda _loop, context: self.fault(context))
 
-    def now_ms(self) -> int:
-        return 1_700_000_000_000 + int(1000 * asyncio.get_running_loop().time())
+    def _now_ms(self) -> int:
+        return 1_700_000_000_000 + int(1000 * self.loop.time())
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks[task] = None
-        task.add_done_callback(self._tasks.pop)
+    def fault(self, what: Any) -> None:
+        """Hear of an error that nobody expected, or of a promise that was broken."""
+        error = what.get("exception") if isinstance(what, dict) else what
+        if self.is_over or self.failed.done():
+            return
+        if not isinstance(error, Violated):
+            violated = Violated("no fault of ours", what)
+            violated.__cause__ = error if isinstance(error, BaseException) else None
+            error = violated
+        self.failed.set_exception(error)
+
+    def _wrote(self) -> None:
+        try:
+            self.history.wrote()
+        except Violated as violated:
+            self.fault(violated)
+
+    def spawn(self, work: Any) -> "asyncio.Task[Any]":
+        """Do something in the world's own strand, beside everything else."""
+        task = self.loop.world.spawn(work)
+        self._background[task] = None
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        del self._background[task]
+        if not task.cancelled() and task.exception() is not None:
+            self.fault(task.exception())
 
     # --- processes -----------------------------------------------------------------------------
 
     async def start_hub(self) -> None:
-        if self.hub is None:
-            self.hub = await HubProcess.start(self)
+        while self._wreck is not None or self.hub is None or self.hub.process.is_dead:
+            if self._wreck is not None:
+                await asyncio.sleep(0.05)
+                continue
+            self._hubs += 1
+            self.hub = HubProcess(self, self._hubs)
+            with contextlib.suppress(Killed):
+                await self.hub.main.run(self.hub.start())
 
-    async def kill_hub(self) -> None:
-        hub, self.hub = self.hub, None
-        if hub is not None:
-            self.history.counts["hub killed"] += 1
-            await hub.kill()
+    def hub_died(self, *, power: bool = False, delay_s: float) -> None:
+        """Kill the hub now; somebody starts it again after a while."""
+        hub = self.hub
+        if hub is None or hub.process.is_dead:
+            return
+        self.trace.add("world", f"{hub.process.name} dies{' with the power' if power else ''}")
+        self.history.counts["hub killed"] += 1
+        hub.die(power=power)
+        self._dead.append(hub)
+        self._wreck = hub
+        self.loop.world.post(self._hub_again, hub, delay_s)
+
+    def _hub_again(self, hub: HubProcess, delay_s: float) -> None:
+        self.disk.restore()
+        self.history.forget_connection()
+        assert hub.lock is not None
+        hub.lock.release()
+        self._wreck = None
+        try:
+            self.history.survived()
+        except Violated as violated:
+            self.fault(violated)
+        self.loop.world.post(lambda: self.spawn(self.start_hub()), delay_s=delay_s)
 
     async def stop_hub(self) -> None:
-        hub, self.hub = self.hub, None
-        if hub is not None:
-            self.history.counts["hub stopped"] += 1
-            await hub.stop()
+        hub = self.hub
+        if hub is None or not hub.is_serving:
+            return
+        self.trace.add("world", f"{hub.process.name} stops")
+        self.history.counts["hub stopped"] += 1
+        hub.is_stopping = True
+        with contextlib.suppress(Killed):
+            await hub.main.run(hub.stop())
+            hub.process.kill()
+            hub.cut_off()
+            self._dead.append(hub)
 
-    def start_worker(self) -> None:
+    def start_worker(self) -> WorkerProcess:
         self._started += 1
-        warm_bytes_max = self.chance.choice([1, 40_000, 10_000_000])
-        self.workers.append(WorkerProcess(self, self._started, warm_bytes_max=warm_bytes_max))
+        warm_bytes_max = self.chance.choice([1, 40_000, 10_000_000, 10_000_000])
+        worker = WorkerProcess(self, self._started, schema_number=self.schema_number, warm_bytes_max=warm_bytes_max)
+        self.workers[worker] = None
+        return worker
 
-    async def kill_worker(self, worker: WorkerProcess) -> None:
+    def kill_worker(self, worker: WorkerProcess) -> None:
         if worker in self.workers:
-            self.workers.remove(worker)
+            self.trace.add("world", f"{worker.process.name} dies")
+            del self.workers[worker]
             self.history.counts["worker killed"] += 1
-            await worker.kill()
+            worker.die()
+            self._dead.append(worker)
 
-    async def replace_worker(self, worker: WorkerProcess) -> None:
+    def replace_worker(self, worker: WorkerProcess) -> None:
         """Kill a worker, and start another one as whoever watches over processes does."""
-        await self.kill_worker(worker)
-        self.start_worker()
+        if worker in self.workers:
+            self.kill_worker(worker)
+            self.start_worker()
 
     async def stop_worker(self, worker: WorkerProcess) -> None:
         if worker in self.workers:
-            self.workers.remove(worker)
+            self.trace.add("world", f"{worker.process.name} stops")
+            del self.workers[worker]
             self.history.counts["worker stopped"] += 1
-            await worker.stop()
+            with contextlib.suppress(Killed):
+                await worker.handlers.run(worker.stop())
+            worker.die()
+            self._dead.append(worker)
 
-    def request(self, *args: Any, **options: Any) -> Exchange:
+    def client(self, name: str) -> Strand:
+        """Return a strand for a caller."""
+        process = self.loop.process(name)
+        self._clients.append(process)
+        return process.strand("")
+
+    def request(self, client: Strand, *args: Any, **options: Any) -> Exchange:
         """Raises ``ConnectionLost``."""
-        if self.hub is None:
+        hub = self.hub
+        if hub is None or not hub.is_serving:
             raise ConnectionLost
-        return self.hub.request(*args, **options)
-
-    # --- chaos ---------------------------------------------------------------------------------
-
-    async def harm(self) -> None:
-        """Do one bad thing."""
-        chance = self.chance
-        wires = [worker.wire for worker in self.workers if worker.wire is not None]
-        match chance.choice(HARMS):
-            case "hub killed":
-                await self.kill_hub()
-                await asyncio.sleep(chance.choice([0, 1, 5]))
-                await self.start_hub()
-            case "hub stopped":
-                await self.stop_hub()
-                await asyncio.sleep(chance.choice([0, 1, 5]))
-                await self.start_hub()
-            case "worker killed" if self.workers:
-                await self.replace_worker(chance.choice(self.workers))
-            case "worker stopped" if self.workers:
-                self.spawn(self.stop_worker(chance.choice(self.workers)))
-                self.start_worker()
-            case "drought":
-                for worker in list(self.workers):
-                    await self.kill_worker(worker)
-                await asyncio.sleep(chance.choice([1, 20]))
-                self.start_worker()
-                self.start_worker()
-            case "cut" if wires:
-                chance.choice(wires).cut()
-            case "silence" if wires:
-                chance.choice(wires).fall_silent()
-            case "overlap" if wires:
-                chance.choice(wires).cut_at_worker()
-            case "disk":
-                self.disk.fault_rate = chance.choice([0.02, 0.2, 1.0])
-                await asyncio.sleep(chance.choice([0.1, 2]))
-                self.disk.fault_rate = 0.0
-            case "drop" if self.hub is not None:
-                for session in range(4):
-                    self.hub.coordinator.release(SessionKey(DEFAULT_TENANT, f"s{session}"))  # type: ignore[arg-type]
+        return hub.request(client, *args, **options)
 
     # --- the end -------------------------------------------------------------------------------
 
     async def heal(self) -> None:
         """End all faults: one hub, workers with room."""
-        self.disk.fault_rate = 0.0
+        self.disk.heal()
+        self.schema_number = max(self.schema_number, *(worker.schema_number for worker in self.workers), 1)
         await self.start_hub()
         self.start_worker()
         self.start_worker()
@@ -330,39 +462,82 @@ class World:
             if member.busy or member.reserved:
                 raise Violated("a slot leaked", member.worker_id, member.busy, member.reserved)
         if coordinator._runners or coordinator.fleet._waiting:
-            raise Violated("a runner leaked", coordinator._runners, coordinator.fleet._waiting)
+            raise Violated("a wait leaked", coordinator._runners, coordinator.fleet._waiting)
         for worker in self.workers:
             if worker.runtime._attempts:
-                raise Violated("an attempt leaked", worker.runtime.worker_id, list(worker.runtime._attempts))
+                raise Violated("an attempt leaked", worker.process.name, list(worker.runtime._attempts.values()))
 
-    async def check_states(self, texts: dict[str, list[str]]) -> None:
-        """CHAIN and EVICT-SAFE: every version is the one before it and its payload, and holds exactly its notes."""
+    async def check_states(self, rows: dict[str, list[Rows]]) -> None:
+        """CHAIN, N-1, EQUAL: what is stored gives the rows that were committed, and so do the workers' copies."""
         assert self.hub is not None
-        for session_id, notes in ((name, each) for name, each in texts.items() if each):
-            key = SessionKey(DEFAULT_TENANT, session_id)  # type: ignore[arg-type]
-            session = await self.hub.store.log.session(key)
-            links = await load_chain(self.hub.store, key, session.head.version)
-            for before, link in itertools.pairwise(links):
-                assert link.payload.kind is PayloadKind.DELTA
-                raw = unseal(link.payload, raw_size_max=2**24)
-                name = next_state_id(before.name.state_id, link.name.version, link.payload.kind, raw)
-                if name != link.name.state_id:
-                    raise Violated("CHAIN", session_id, link.name)
-            assert session.schema is not None
-            copy = OpenSession.from_chain(
-                key.session_id, links, base=session.head, schema=session.schema, digest=session.digest
-            )
-            found = [text for (text,) in copy._database.run("SELECT text FROM note ORDER BY id")]
-            copy.close()
-            if found != notes:
-                raise Violated("EVICT-SAFE and NO-TRACE", session_id, found, notes)
+        hub = self.hub
+        for name, seen in self.history.versions.items():
+            for version in range(len(seen), max(len(seen) - 2, 0), -1):
+                await hub.main.run(self._check_version(hub, name, Version(version), rows[name][version]))
+        for worker in self.workers:
+            self._check_copies(worker, rows)
 
-    async def stop(self) -> None:
+    async def _check_version(self, hub: HubProcess, name: str, version: Version, rows: Rows) -> None:
+        key = SessionKey(DEFAULT_TENANT, name)  # type: ignore[arg-type]
+        stored = await hub.store.log.chain(key, version)
+        links = await load_chain(hub.store, key, version)
+        _check_names(name, links)
+        if links[-1].name.state_id != self.history.versions[name][version - 1].state_id:
+            raise Violated("CHAIN", name, version, links[-1].name)
+        try:
+            copy = OpenSession.from_chain(
+                key.session_id, links, base=links[-1].name, schema=stored[-1].schema, digest=stored[-1].digest
+            )
+        except SatchelError as error:
+            raise Violated("N-1", name, version, error) from error
+        found = Rows.read(copy._database.run)
+        content = digest(copy._database)
+        copy.close()
+        if found != rows:
+            raise Violated("CHAIN: rows", name, version, found, rows)
+        for worker in self.workers:
+            held = worker.runtime._copies.get(key.session_id)
+            if held is not None and held.session.name == links[-1].name:  # type: ignore[attr-defined]
+                self.history.counts["copy compared"] += 1
+                if digest(held.session._database) != content:  # type: ignore[attr-defined]
+                    raise Violated("EQUAL", name, version, worker.process.name)
+
+    def _check_copies(self, worker: WorkerProcess, rows: dict[str, list[Rows]]) -> None:
+        for session_id, copy in worker.runtime._copies:
+            name = copy.session.name
+            made = self.history.versions[session_id]
+            if name.version == 0:
+                continue
+            if name.version > len(made) or made[name.version - 1].state_id != name.state_id:
+                raise Violated("EXACT-BASE", "a copy of what was never committed is kept", session_id, name)
+            if Rows.read(copy.session._database.run) != rows[session_id][name.version]:
+                raise Violated("EQUAL", session_id, name, worker.process.name)
+
+    async def bury(self) -> None:
         """Stop everything, also after a violation."""
-        tasks = list(self._tasks)
+        self.is_over = True
+        living: list[HubProcess | WorkerProcess] = [*self.workers, *([self.hub] if self.hub is not None else [])]
+        tasks = list(self._background)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(worker.stop() for worker in self.workers))
-        await self.stop_hub()
+        for process in [*self._clients, *(each.process for each in living)]:
+            process.kill()
+        for process in self._clients:
+            await process.bury()
+        for each in [*self._dead, *living]:
+            each.let_go()
+            await each.process.bury()
+        if self.disk.vfs.is_lost:
+            self.history.forget_connection()
         self.history.close()
+        self.disk.close()
+
+
+def _check_names(name: str, links: Sequence[Link]) -> None:
+    for before, link in itertools.pairwise(links):
+        if link.payload.kind is not PayloadKind.DELTA:
+            raise Violated("CHAIN", "a snapshot inside a chain", name, link.name)
+        raw = unseal(link.payload, raw_size_max=2**24)
+        if next_state_id(before.name.state_id, link.name.version, link.payload.kind, raw) != link.name.state_id:
+            raise Violated("CHAIN", name, link.name)

@@ -19,8 +19,8 @@ from satchel.store.base import PublishedSnapshot, Session, Store, StoredPayload
 from satchel.store.chain import read_chain
 
 
-def is_due(session: Session) -> bool:
-    """Tell whether a session's deltas outgrew its snapshot.
+def is_due(session: Session, *, deltas_min: int = COMPACT_DELTAS_MIN) -> bool:
+    """Tell whether a session's deltas outgrew its snapshot; fewer than *deltas_min* did not.
 
     ==========================================================  ======
     no delta                                                    no
@@ -37,7 +37,7 @@ def is_due(session: Session) -> bool:
     delta_bytes = session.chain_bytes - session.snapshot_bytes
     if 2 * delta_bytes >= CHAIN_BYTES_MAX - session.snapshot_bytes:
         return True
-    return session.chain_deltas >= COMPACT_DELTAS_MIN and delta_bytes >= COMPACT_WEIGHT * session.snapshot_bytes
+    return session.chain_deltas >= deltas_min and delta_bytes >= COMPACT_WEIGHT * session.snapshot_bytes
 
 
 async def compact(

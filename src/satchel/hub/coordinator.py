@@ -43,9 +43,6 @@ from satchel.store.sweep import sweep
 
 logger = logging.getLogger("satchel.hub")
 
-TRIM_EVERY_VERSIONS = 32
-"""Retention is applied once in this many versions of a session: one small write in 32 turns."""
-
 
 class Delivery(msgspec.Struct, frozen=True):
     """A message and where its events are: in memory while it is unfinished, else in the store."""
@@ -313,7 +310,11 @@ class Coordinator:
 
     def wants_digest(self, session: Session) -> bool:
         """Tell whether the next version should come with a digest: it is what compaction compares."""
-        return compaction.is_due(session) and session.key not in self._compacting
+        return self._is_compaction_due(session)
+
+    def _is_compaction_due(self, session: Session) -> bool:
+        is_due = compaction.is_due(session, deltas_min=self.settings.compact_deltas_min)
+        return is_due and session.key not in self._compacting
 
     def wants_snapshot(self, key: SessionKey) -> bool:
         """Tell whether the stored chain is damaged, so that a whole state must replace it."""
@@ -329,10 +330,10 @@ class Coordinator:
         self.fleet.committed(key, session.head)
         if session.snapshot_version == session.head.version:
             self._damaged.discard(key)
-        if session.digest is not None and compaction.is_due(session) and key not in self._compacting:
+        if session.digest is not None and self._is_compaction_due(session):
             self._compacting.add(key)
             self._spawn(self._compact(session))
-        elif session.head.version % TRIM_EVERY_VERSIONS == 0:
+        elif session.head.version % self.settings.trim_every_versions == 0:
             self._spawn(self._trim(key))
 
     async def _compact(self, session: Session) -> None:

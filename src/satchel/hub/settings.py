@@ -27,6 +27,8 @@ class HubSettings(msgspec.Struct, frozen=True):
     queue_length_max: int = limits.QUEUE_LENGTH_MAX
     retain_versions: int = limits.RETAIN_VERSIONS
     retain_answers: int = limits.RETAIN_ANSWERS
+    trim_every_versions: int = limits.TRIM_EVERY_VERSIONS
+    compact_deltas_min: int = limits.COMPACT_DELTAS_MIN
     ping_interval_s: float = limits.PING_INTERVAL_S
     keep_alive_s: float = limits.KEEP_ALIVE_S
 

@@ -1,0 +1,104 @@
+"""Run the simulation by hand: one seed again, or many until one breaks a promise.
+
+just sim 17                 seed 17, as it always runs
+just sim 17 --faults 2,5    with the third and sixth of its faults alone
+just sim --seeds 2000       seeds 0 to 1999, on every core
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from tests.simulation.faults import Fault, shrunk
+from tests.simulation.run import Outcome, simulate
+
+TRACE_SHOWN = 60
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="just sim",
+        description="Run hubs, workers and clients in simulated time under faults, and check every promise.",
+    )
+    parser.add_argument("seed", type=int, nargs="?", help="run this seed alone, and print what happened")
+    parser.add_argument("--faults", help="of its faults, only these, by their numbers: 0,3,4 (none: -)")
+    parser.add_argument("--trace", type=int, default=TRACE_SHOWN, help="last steps to print (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, help="run this many seeds, and shrink what breaks")
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first of them (default: 0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
+    chosen = parser.parse_args(arguments)
+    if (chosen.seed is None) == (chosen.seeds is None):
+        parser.error("name one seed, or say how many: --seeds N")
+    if chosen.seeds is not None:
+        return explore(range(chosen.first, chosen.first + chosen.seeds), jobs=chosen.jobs, trace=chosen.trace)
+    return replay(chosen.seed, chosen.faults, trace=chosen.trace)
+
+
+def replay(seed: int, chosen: str | None, *, trace: int) -> int:
+    """Run one seed, with all of its faults or those chosen, and print it."""
+    faults = None
+    if chosen is not None:
+        planned = simulate(seed).faults
+        faults = [planned[int(number)] for number in chosen.split(",") if number not in {"", "-"}]
+    outcome = simulate(seed, faults)
+    show(outcome, trace=trace)
+    return 1 if outcome.broken else 0
+
+
+def explore(seeds: Sequence[int], *, jobs: int, trace: int) -> int:
+    """Run many seeds until one breaks a promise; then leave out the faults that it does not need."""
+    counts: Counter[str] = Counter()
+    began, turns = time.monotonic(), 0
+    for number, outcome in enumerate(run_all(seeds, jobs=jobs), start=1):
+        counts += outcome.counts
+        turns += outcome.turns
+        if outcome.broken:
+            explain(outcome, trace=trace)
+            return 1
+        if number % 10 == 0 or number == len(seeds):
+            left_s = (len(seeds) - number) * (time.monotonic() - began) / number
+            print(f"\r{number} of {len(seeds)} seeds, {turns} turns, {left_s:.0f} s left  ", end="", flush=True)
+    print("\nevery promise was kept; what happened, and how often:")
+    for what, count in sorted(counts.items()):
+        print(f"{count:9}  {what}")
+    return 0
+
+
+def run_all(seeds: Sequence[int], *, jobs: int) -> Iterable[Outcome]:
+    """Run seeds beside each other; yield in their order."""
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(simulate, seeds)
+
+
+def explain(outcome: Outcome, *, trace: int) -> None:
+    """Print the shortest run of the seed that breaks the same promise."""
+    print(f"\nseed {outcome.seed} breaks {outcome.broken}; looking for the faults it needs ...", flush=True)
+
+    def fails(faults: Sequence[Fault]) -> bool:
+        return simulate(outcome.seed, faults).broken == outcome.broken
+
+    needed = shrunk(outcome.faults, fails)
+    show(simulate(outcome.seed, needed), trace=trace)
+    numbers = ",".join(str(outcome.faults.index(fault)) for fault in needed)
+    print(f"again: just sim {outcome.seed} --faults {numbers or '-'}")
+
+
+def show(outcome: Outcome, *, trace: int) -> None:
+    print(f"seed {outcome.seed}: {outcome.turns} turns in {outcome.steps} steps, digest {outcome.digest:08x}")
+    for number, fault in enumerate(outcome.faults):
+        print(f"  fault {number}: {fault}")
+    if not outcome.broken:
+        print("every promise was kept")
+        return
+    print(f"the last {min(trace, len(outcome.trace))} steps:")
+    for line in outcome.trace[-trace:]:
+        print(line)
+    print(f"\n{outcome.told}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

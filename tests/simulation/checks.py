@@ -1,0 +1,309 @@
+"""What was seen from outside, and the invariants it must keep, by name."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+
+from satchel.limits import ATTEMPTS_MAX
+from satchel.model import SEQ_PER_START
+from tests.simulation.agent import Rows
+from tests.simulation.trace import Trace
+
+FINAL = {"committed", "failed", "cancelled"}
+
+
+class Violated(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, name: str, *facts: object) -> None:
+        self.name = name
+        super().__init__(f"{name}: {', '.join(map(repr, facts))}")
+
+
+class Reading:
+    """One reader's way through a message's events, over as many connections as it takes."""
+
+    def __init__(self, message: "Message") -> None:
+        self.message = message
+        self.cursor = -1
+        self.texts: list[str] = []
+        self.complete: dict[str, Any] | None = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Follow one event. ONE-STREAM: rising without a gap, a restart before a new start, an end at the end."""
+        seq, kind = event["seq"], event["type"]
+        before, self.cursor = self.cursor, seq
+        if self.complete is not None:
+            raise Violated("ONE-STREAM", "an event after the end", event, self.complete)
+        if seq <= before:
+            raise Violated("ONE-STREAM", "the cursor does not rise", before, event)
+        if (before < 0) != (kind == "accepted") or (kind == "accepted" and seq != SEQ_PER_START):
+            raise Violated("ONE-STREAM", "a stream begins with accepted", before, event)
+        (start, index), (start_before, index_before) = divmod(seq, SEQ_PER_START), divmod(before, SEQ_PER_START)
+        is_failure = kind == "complete" and event["complete"].get("error") is not None
+        follows = (start, index) == (start_before, index_before + 1) or (kind == "restarted" and index == 0)
+        if not (follows or kind == "accepted" or is_failure):
+            raise Violated("ONE-STREAM", "a gap", before, event)
+        if kind == "restarted":
+            self.message.history.counts[f"restarted: {event['restarted']['reason']}"] += 1
+            self.texts.clear()
+        if kind == "message":
+            self.texts.append(event["message"]["content"][0]["text"])
+        if kind == "complete":
+            self.complete = event["complete"]
+            self.message.told_complete(self)
+
+
+class Message:
+    """One message of one session, as its client knows it."""
+
+    def __init__(self, history: "History", session: str, message_id: str, text: str) -> None:
+        self.history = history
+        self.session = session
+        self.message_id = message_id
+        self.text = text
+        self.is_accepted = False
+        self.sends = 0
+        self.is_sent_unseen = False
+        """It was sent by somebody who did not wait for the end: what its client was told last need not be the last."""
+        self.answers: set[tuple[int, str | None]] = set()
+        self.last_told: tuple[str, Any] | None = None
+
+    @property
+    def path(self) -> str:
+        return f"/v1/sessions/{self.session}/messages/{self.message_id}"
+
+    def row(self) -> dict[str, Any] | None:
+        """Return what is durable of it now."""
+        return self.history.row(self)
+
+    def told_complete(self, reading: Reading) -> None:
+        complete = reading.complete or {}
+        self.history.counts[f"start: {complete['turn'].get('start')}"] += 1
+        if "session_state" in complete:
+            self.told_committed(complete["session_state"]["version"], "\n".join(reading.texts))
+        else:
+            self.told_error(complete["error"])
+
+    def told_committed(self, version: int, answer: str | None) -> None:
+        """DURABLE-FIRST, ONCE and FINAL-AGREES, at the moment the caller is told."""
+        self.history.trace.add(self.message_id, f"is told v{version}")
+        row = self.row()
+        if row is None or (row["status"], row["version"]) != ("committed", version):
+            raise Violated("DURABLE-FIRST", self.message_id, version, row)
+        self.answers.add((version, answer))
+        if len(self.answers) > 1:
+            raise Violated("ONCE", self.message_id, self.answers)
+        if answer != row["answer"]:
+            raise Violated("FINAL-AGREES", self.message_id, answer, row["answer"])
+        self.last_told = ("committed", version)
+        self.history.counts["committed"] += 1
+
+    def told_error(self, error: dict[str, Any]) -> None:
+        """A definite end is durable, and no fault of ours."""
+        code = error["code"]
+        self.history.trace.add(self.message_id, f"is told {code}")
+        self.history.counts[code] += 1
+        row = self.row()
+        status = "cancelled" if code == "CANCELLED" else "failed"
+        if code == "INTERNAL_ERROR":
+            raise Violated("no fault of ours", self.message_id, error, row)
+        if row is None or row["status"] not in {status, "queued", "running"} | (FINAL if self.sends > 1 else set()):
+            raise Violated("DURABLE-FIRST", self.message_id, error, row)
+        if self.sends == 1 and row["status"] != status:
+            raise Violated("DURABLE-FIRST", self.message_id, error, row)
+        self.last_told = (status, code)
+
+
+class Run(msgspec.Struct):
+    """A handler that started: what it found."""
+
+    session: str
+    message_id: str
+    text: str
+    version: int
+    attempt: int
+    schema_number: int
+    keys: tuple[str, str]
+    found: Rows
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A version as the store has it, and as it was first seen."""
+
+    version: int
+    state_id: bytes
+    message_id: str
+    schema_number: int
+
+
+class History:
+    """Everything that was seen."""
+
+    def __init__(self, log_path: Path, trace: Trace, *, queue_length_max: int) -> None:
+        self.trace = trace
+        self._log_path = log_path
+        self._queue_length_max = queue_length_max
+        self._disk: apsw.Connection | None = None
+        self._epochs: dict[str, int] = {}
+        self.versions: dict[str, list[Committed]] = defaultdict(list)
+        """Every version of every session, as its commit was seen."""
+        self.messages: list[Message] = []
+        self.runs: list[Run] = []
+        self.counts: Counter[str] = Counter()
+
+    def message(self, session: str, message_id: str, text: str) -> Message:
+        message = Message(self, session, message_id, text)
+        self.messages.append(message)
+        return message
+
+    # --- what is durable -----------------------------------------------------------------------
+
+    def query(self, sql: str, *bindings: Any) -> list[dict[str, Any]]:
+        """Read what is durable, past the hub."""
+        if self._disk is None:
+            self._disk = apsw.Connection(str(self._log_path), flags=apsw.SQLITE_OPEN_READONLY)
+        cursor = self._disk.cursor()
+        cursor.row_trace = lambda cursor, row: dict(zip((name for name, *_ in cursor.description), row, strict=True))
+        return list(cursor.execute(sql, bindings))
+
+    def forget_connection(self) -> None:
+        """The disk closed it, with all the others."""
+        self._disk = None
+
+    def close(self) -> None:
+        if self._disk is not None:
+            self._disk.close()
+            self._disk = None
+
+    def row(self, message: Message) -> dict[str, Any] | None:
+        rows = self.query(
+            "SELECT * FROM turn WHERE session_id = ? AND message_id = ?", message.session, message.message_id
+        )
+        return rows[0] if rows else None
+
+    # --- after every write ---------------------------------------------------------------------
+
+    def wrote(self) -> None:
+        """Look at what one transaction made of each session. GAPLESS, FENCED, ONCE, BOUNDED."""
+        for session in self.query("SELECT session_id, head, state_id, epoch FROM session"):
+            name = session["session_id"]
+            epoch_before = self._epochs.get(name, 0)
+            self._epochs[name] = session["epoch"]
+            if session["epoch"] < epoch_before:
+                raise Violated("FENCED", "the epoch fell", epoch_before, session)
+            seen = self.versions[name]
+            if session["head"] == len(seen):
+                if seen and seen[-1].state_id != session["state_id"]:
+                    raise Violated("GAPLESS", "a version was made twice", session, seen[-1])
+                continue
+            if session["head"] != len(seen) + 1:
+                raise Violated("GAPLESS", "the head did not rise by one", len(seen), session)
+            self._committed(session, epoch_before)
+        for busy in self.query(
+            "SELECT session_id, count(*) AS waiting FROM turn WHERE status = 'queued' GROUP BY session_id"
+        ):
+            if busy["waiting"] > self._queue_length_max + 1:  # and one that was running and waits again
+                raise Violated("BOUNDED", busy)
+
+    def _committed(self, session: dict[str, Any], epoch_before: int) -> None:
+        name, head = session["session_id"], session["head"]
+        [row] = self.query(
+            "SELECT v.version, v.state_id, v.message_id, v.schema_number, t.status, t.version AS told, t.epoch "
+            "FROM version AS v JOIN turn AS t USING (tenant, session_id, message_id) "
+            "WHERE v.session_id = ? AND v.version = ?",
+            name,
+            head,
+        )
+        if row["state_id"] != session["state_id"]:
+            raise Violated("CHAIN", session, row)
+        if (row["status"], row["told"]) != ("committed", head):
+            raise Violated("ONCE", row)
+        if row["epoch"] is not None and row["epoch"] < epoch_before:
+            raise Violated("FENCED", "a later epoch was granted before", epoch_before, row)
+        if any(each.message_id == row["message_id"] for each in self.versions[name]):
+            raise Violated("ONCE", "a message was committed twice", row)
+        made = Committed(head, row["state_id"], row["message_id"], row["schema_number"])
+        self.versions[name].append(made)
+        self.trace.add("store", f"{name} v{head}:{made.state_id.hex()[:6]} is {made.message_id}")
+
+    def survived(self) -> None:
+        """Look at what a hub's death left: what was durable, is. DURABLE-FIRST."""
+        for name, seen in self.versions.items():
+            rows = self.query("SELECT head, state_id FROM session WHERE session_id = ?", name)
+            if seen and (not rows or (rows[0]["head"], rows[0]["state_id"]) != (len(seen), seen[-1].state_id)):
+                raise Violated("DURABLE-FIRST", "a version was lost with the hub", name, len(seen), rows)
+
+    # --- when all is over ----------------------------------------------------------------------
+
+    def texts(self) -> dict[str, list[tuple[str, int]]]:
+        """Return each session's committed texts and schema numbers, in order of version."""
+        sent = {(message.session, message.message_id): message.text for message in self.messages}
+        return {
+            name: [(sent[name, each.message_id], each.schema_number) for each in seen]
+            for name, seen in self.versions.items()
+        }
+
+    def check(self) -> dict[str, list[Rows]]:
+        """Check what is durable; return the rows that each version of each session must have."""
+        sent = {(message.session, message.message_id): message for message in self.messages}
+        order: Counter[str] = Counter()
+        for row in self.query("SELECT * FROM turn ORDER BY session_id, place"):
+            message = sent[row["session_id"], row["message_id"]]
+            if row["text"] != message.text:
+                raise Violated("SAME-KEY-SAME-REQUEST", row, message.text)
+            if row["status"] not in FINAL:
+                raise Violated("every accepted message reaches an end", row)
+            if row["status"] == "committed":
+                order[row["session_id"]] += 1
+                if row["version"] != order[row["session_id"]]:
+                    raise Violated("ORDER", row, order)
+            told = None if message.is_sent_unseen else message.last_told
+            if told is not None and told[0] != row["status"]:
+                raise Violated("DEFINITE-FAIL", message.last_told, row)
+        for message in self.messages:
+            row_now = message.row()
+            if message.is_accepted and row_now is None:
+                raise Violated("an accepted message is never forgotten", message.message_id)
+            for version, _answer in message.answers:
+                if row_now is None or row_now["version"] != version:
+                    raise Violated("DURABLE-FIRST", message.message_id, version, row_now)
+        rows = self._rows()
+        self._check_runs(rows)
+        return rows
+
+    def _rows(self) -> dict[str, list[Rows]]:
+        """Return what each version of each session must hold, version 0 first."""
+        rows: dict[str, list[Rows]] = defaultdict(lambda: [Rows()])
+        for name, texts in self.texts().items():
+            for text, number in texts:
+                rows[name].append(rows[name][-1].after(text, number))
+        return rows
+
+    def _check_runs(self, rows: dict[str, list[Rows]]) -> None:
+        sent = {(message.session, message.message_id): message for message in self.messages}
+        runs: Counter[tuple[str, str]] = Counter()
+        keys: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        owners: dict[str, str] = {}
+        for run in self.runs:
+            known = rows[run.session]
+            if run.version > len(known) or run.found != known[run.version - 1].migrated(run.schema_number):
+                raise Violated("EXACT-BASE and NO-TRACE", run, known[run.version - 1 : run.version])
+            message = sent[run.session, run.message_id]
+            if run.text != message.text:
+                raise Violated("SAME-KEY-SAME-REQUEST", run)
+            runs[run.session, run.message_id] += 1
+            if runs[run.session, run.message_id] > ATTEMPTS_MAX * max(message.sends, 1):
+                raise Violated("POISON", "a message ran more often than it may", run, message.sends)
+            keys[f"{run.session} {run.message_id}"].add(run.keys)
+        for owner, made in keys.items():
+            if len(made) != 1:
+                raise Violated("EFFECT-KEY", "another attempt has another key", owner, made)
+            for key in next(iter(made)):
+                if owners.setdefault(key, owner) != owner:
+                    raise Violated("EFFECT-KEY", "two messages share a key", owner, owners[key])
+                if next(iter(made)).count(key) > 1:
+                    raise Violated("EFFECT-KEY", "two labels share a key", owner)
