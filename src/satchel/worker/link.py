@@ -111,6 +111,8 @@ class WorkerLink:
         answer: concurrent.futures.Future[Register] = concurrent.futures.Future()
 
         def ask(user: LinkUser) -> None:
+            if not answer.set_running_or_notify_cancel():
+                return  # the link was stopped meanwhile
             try:
                 answer.set_result(user.registration())
             except BaseException as error:  # noqa: BLE001  # raised on the link's side

@@ -13,6 +13,7 @@ from satchel.protocol import codec
 from satchel.protocol.messages import Ping, Pong, Refused, Register, Registered, Release, Released
 from satchel.worker import link as link_module
 from satchel.worker.dial import link_url
+from satchel.worker.link import WorkerLink
 from satchel.worker.linkthread import LinkThread
 from satchel.worker.process import WorkerHost
 from satchel.worker.watch import LoopWatch
@@ -117,6 +118,19 @@ async def registered(hub, user):
     await hub.accept()
     hub.say(Registered("default", 5.0))
     assert isinstance(await user.frames.get(), Registered)
+
+
+async def test_a_link_stopped_while_it_asks_what_to_register_is_not_answered():
+    """The handlers' loop was busy; when it comes round, nobody waits for its answer any more."""
+    asked: asyncio.Queue = asyncio.Queue()
+    link = WorkerLink(Hub().dial, to_user=asked.put_nowait)
+    linking = asyncio.create_task(link.run())
+    ask = await asked.get()
+
+    link.stop()
+    await asyncio.wait([linking])
+
+    ask(User())
 
 
 async def test_it_registers_first_and_carries_frames_both_ways(linked):
