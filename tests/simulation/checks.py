@@ -109,7 +109,7 @@ class Message:
         self.history.counts[code] += 1
         row = self.row()
         status = "cancelled" if code == "CANCELLED" else "failed"
-        if code == "INTERNAL_ERROR":
+        if code == "INTERNAL_ERROR" and self.session not in self.history.rotten:
             raise Violated("no fault of ours", self.message_id, error, row)
         if row is None or row["status"] not in {status, "queued", "running"} | (FINAL if self.sends > 1 else set()):
             raise Violated("DURABLE-FIRST", self.message_id, error, row)
@@ -151,6 +151,8 @@ class History:
         self._epochs: dict[str, int] = {}
         self.versions: dict[str, list[Committed]] = defaultdict(list)
         """Every version of every session, as its commit was seen."""
+        self.rotten: set[str] = set()
+        """Sessions whose stored bytes were damaged: their turns may fail, and must not see anything wrong."""
         self.messages: list[Message] = []
         self.runs: list[Run] = []
         self.counts: Counter[str] = Counter()
@@ -187,8 +189,12 @@ class History:
 
     # --- after every write ---------------------------------------------------------------------
 
-    def wrote(self) -> None:
-        """Look at what one transaction made of each session. GAPLESS, FENCED, ONCE, BOUNDED."""
+    def wrote(self) -> bool:
+        """Look at what one transaction made of each session; tell whether it committed a turn.
+
+        GAPLESS, FENCED, ONCE, BOUNDED.
+        """
+        count = sum(map(len, self.versions.values()))
         for session in self.query("SELECT session_id, head, state_id, epoch FROM session"):
             name = session["session_id"]
             epoch_before = self._epochs.get(name, 0)
@@ -208,6 +214,7 @@ class History:
         ):
             if busy["waiting"] > self._queue_length_max + 1:  # and one that was running and waits again
                 raise Violated("BOUNDED", busy)
+        return sum(map(len, self.versions.values())) > count
 
     def _committed(self, session: dict[str, Any], epoch_before: int) -> None:
         name, head = session["session_id"], session["head"]

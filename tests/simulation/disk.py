@@ -32,6 +32,8 @@ class Moment(enum.Enum):
     """At a write to the disk, which may be found in part."""
     AFTER = enum.auto()
     """It is durable, and nobody was told."""
+    COMMITTED = enum.auto()
+    """The same, of a write that commits a turn."""
 
 
 class Disk:
@@ -45,8 +47,9 @@ class Disk:
         self.fault_rate = 0.0
         self.slowness = 1.0
         self.faults = 0
-        self.wrote: Callable[[], None] = lambda: None
-        """Called after each write that is durable, before anybody is told."""
+        self.wrote: Callable[[], bool] = lambda: False
+        """Called after each write that is durable, before anybody is told. Tells whether it committed a turn."""
+        self.deaths_after_commit = 0
 
     def database(
         self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int
@@ -110,9 +113,11 @@ class Disk:
             self.vfs.watch = lambda _change: None
         if died:
             return False
-        if is_write:
-            self.wrote()
-        return not (is_write and self.is_doomed(Moment.AFTER))
+        has_committed = is_write and self.wrote()
+        if (is_write and self.is_doomed(Moment.AFTER)) or (has_committed and self.is_doomed(Moment.COMMITTED)):
+            self.deaths_after_commit += has_committed
+            return False
+        return True
 
     def lose(self, *, everything: bool) -> None:
         """Decide what the disk is found to have; what its processes write from here on is lost."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from satchel.model import DEFAULT_TENANT, SessionId, SessionKey
 from tests.simulation.disk import Moment
 from tests.simulation.faults import Fault
+from tests.simulation.rot import rot
 from tests.simulation.world import SESSIONS, World
 
 FROZEN_S = (0.5, 5, 18, 40)
@@ -72,6 +73,8 @@ def _to_workers(world: World, fault: Fault) -> None:
             for each in workers:
                 world.kill_worker(each)
                 world.loop.world.post(world.start_worker, delay_s=chance.choice([1, 20]))
+        case "damage":
+            worker.damages_next = True
         case "rollout":
             world.spawn(_roll_out(world, chance.choice([0.1, 2])))
 
@@ -102,6 +105,11 @@ def _to_disk(world: World, fault: Fault) -> None:
         case "disk is slow":
             world.disk.slowness = chance.choice([5, 50])
             world.loop.world.post(world.disk.heal, delay_s=chance.choice([1, 5]))
+        case "rot" if not world.disk.vfs.is_lost:
+            session = chance.choice(sorted(world.history.versions) or [""])
+            if rot(world.path, session, chance):
+                world.trace.add("disk", f"rots under {session}")
+                world.history.rotten.add(session)
 
 
 async def _restart(world: World, delay_s: float) -> None:

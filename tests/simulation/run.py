@@ -20,6 +20,7 @@ from tests.simulation.clients import Client
 from tests.simulation.faults import LATEST_S, Fault, plan
 from tests.simulation.harm import suffer
 from tests.simulation.loop import SimulatedLoop, Stalled, run
+from tests.simulation.observe import observed
 from tests.simulation.world import SESSIONS, World
 
 CLIENTS_PER_SESSION = 2
@@ -59,13 +60,15 @@ def _simulate(seed: int, faults: Sequence[Fault] | None) -> Outcome:
     loop = SimulatedLoop(random.Random(seed))  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="satchel-simulation-") as folder:
         world = World(seed, Path(folder), loop, chance)
-        violation = _run(world, faults)
+        with observed(world.history.counts):
+            violation = _run(world, faults)
     return Outcome(
         seed=seed,
         faults=faults,
         broken="" if violation is None else violation.name,
         told="" if violation is None else "".join(traceback.format_exception(violation)),
-        counts=world.history.counts + Counter({"disk fault": world.disk.faults}),
+        counts=world.history.counts
+        + Counter({"disk fault": world.disk.faults, "crash between commit and answer": world.disk.deaths_after_commit}),
         trace=list(world.trace.lines()) if violation is not None else [],
         digest=world.trace.digest,
         steps=loop.steps,

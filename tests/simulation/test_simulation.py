@@ -19,11 +19,13 @@ SEEDS = int(os.environ.get("SATCHEL_SIMULATION_SEEDS", "280"))
 SOMETIMES = {
     *(f"fault: {kind}" for kind in KINDS),
     *("hub killed", "hub stopped", "worker killed", "worker stopped", "disk fault", "reader left", "connection lost"),
-    *("start: new", "start: warm", "start: catch-up", "start: cold", "compaction", "copy compared"),
+    *("start: new", "start: warm", "start: catch-up", "start: cold", "compaction", "copy compared", "adopted"),
     *("failure: SESSION_STATE_NOT_FOUND", "failure: CANCELLED", "failure: PROCESS_CLOSED"),
     *("restarted: the worker was lost", "restarted: no worker brought the attempt back"),
     *("restarted: the worker gave the attempt up", "restarted: the message runs again"),
     *("sent again", "restarted: the message was sent again", "resumed"),
+    *("undo of a pending version", "late frame of an old attempt", "crash between commit and answer"),
+    *("unknown commit", "fenced commit", "need-snapshot", "rot was noticed", "INTERNAL_ERROR"),
     *("committed", "cancel: cancelled", "cancel: committed", "cancel: failed"),
     *("TEXT_HANDLER_ERROR", "TURN_REFUSED", "TURN_TIMEOUT", "ATTEMPTS_EXHAUSTED", "NO_WORKER"),
 }

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from satchel.clock import Clock
 from satchel.errors import CorruptState, LinkClosed, SatchelError, StoreUnavailable, TurnRefused
 from satchel.hub.api import create_app
@@ -18,7 +20,7 @@ from satchel.hub.link import serve_worker
 from satchel.hub.settings import HubSettings, Keys
 from satchel.hub.telemetry import Telemetry
 from satchel.model import DEFAULT_TENANT, Link, PayloadKind, SessionKey, Version, WorkerId, next_state_id
-from satchel.protocol.messages import Failure
+from satchel.protocol.messages import Failure, Registered, Result
 from satchel.state.digest import digest
 from satchel.state.payload import unseal
 from satchel.state.rebuild import RebuildJob, Rebuilt, rebuilt_here
@@ -56,6 +58,8 @@ class Helper:
             raise CorruptState("The helper process that rebuilt a state ended with -9.")
         rebuilt = rebuilt_here(job)
         if not isinstance(rebuilt, Rebuilt):
+            if job.session_id in self._world.history.rotten:
+                raise CorruptState(rebuilt.message)
             raise Violated("FAIL-STOP", "a sound chain was refused", job.session_id, job.base, rebuilt)
         return rebuilt
 
@@ -184,9 +188,11 @@ class WorkerProcess:
         migrations = [MIGRATION] if schema_number > 1 else []
         agent: Worker[Any] = Worker(AGENT, schema=SCHEMA, migrations=migrations, turn_timeout_s=TURN_TIMEOUT_S)
         agent.on_message(self.note)
-        self.link = WorkerLink(self._dial, to_user=self._to_handlers, chance=world.chance)
+        self.link = WorkerLink(self._dial, to_user=self._to_handlers, registered=self._registered, chance=world.chance)
         self.runtime: Runtime
         self.wire: Wire | None = None
+        self.damages_next = False
+        """The bytes of its next state are to be altered after they were hashed."""
         self.handlers.post(self._begin, agent, f"w{number}", warm_bytes_max)
 
     def _begin(self, agent: Worker[Any], worker_id: str, warm_bytes_max: int) -> None:
@@ -197,9 +203,17 @@ class WorkerProcess:
         self.link_strand.spawn(self.link.run())
 
     def _send(self, frame: Any) -> None:
+        if isinstance(frame, Result) and self.damages_next:
+            self.damages_next = False
+            data = bytearray(frame.payload.data)
+            data[self.world.chance.randrange(len(data))] ^= 1
+            frame = msgspec.structs.replace(frame, payload=msgspec.structs.replace(frame.payload, data=bytes(data)))
         if isinstance(frame, Failure):
             self.world.history.counts[f"failure: {frame.code.name}"] += 1
         self.link_strand.post(self.link.send, frame)
+
+    def _registered(self, frame: Registered) -> None:
+        self.world.history.counts["adopted"] += len(frame.adopted)
 
     def _to_handlers(self, call: Any) -> None:
         user: LinkUser = self.runtime
@@ -332,11 +346,12 @@ class World:
             error = violated
         self.failed.set_exception(error)
 
-    def _wrote(self) -> None:
+    def _wrote(self) -> bool:
         try:
-            self.history.wrote()
+            return self.history.wrote()
         except Violated as violated:
             self.fault(violated)
+            return False
 
     def spawn(self, work: Any) -> "asyncio.Task[Any]":
         """Do something in the world's own strand, beside everything else."""
@@ -479,17 +494,20 @@ class World:
 
     async def _check_version(self, hub: HubProcess, name: str, version: Version, rows: Rows) -> None:
         key = SessionKey(DEFAULT_TENANT, name)  # type: ignore[arg-type]
-        stored = await hub.store.log.chain(key, version)
-        links = await load_chain(hub.store, key, version)
-        _check_names(name, links)
-        if links[-1].name.state_id != self.history.versions[name][version - 1].state_id:
-            raise Violated("CHAIN", name, version, links[-1].name)
         try:
+            stored = await hub.store.log.chain(key, version)
+            links = await load_chain(hub.store, key, version)
             copy = OpenSession.from_chain(
                 key.session_id, links, base=links[-1].name, schema=stored[-1].schema, digest=stored[-1].digest
             )
         except SatchelError as error:
+            if name in self.history.rotten:  # FAIL-STOP
+                self.history.counts["rot was noticed"] += 1
+                return
             raise Violated("N-1", name, version, error) from error
+        _check_names(name, links)
+        if links[-1].name.state_id != self.history.versions[name][version - 1].state_id:
+            raise Violated("CHAIN", name, version, links[-1].name)
         found = Rows.read(copy._database.run)
         content = digest(copy._database)
         copy.close()
