@@ -67,6 +67,8 @@ class Message:
         self.text = text
         self.is_accepted = False
         self.sends = 0
+        self.posts = 0
+        """Requests that carried it; each may send it again if it had failed."""
         self.is_sent_unseen = False
         """It was sent by somebody who did not wait for the end: what its client was told last need not be the last."""
         self.answers: set[tuple[int, str | None]] = set()
@@ -303,8 +305,8 @@ class History:
             if run.text != message.text:
                 raise Violated("SAME-KEY-SAME-REQUEST", run)
             runs[run.session, run.message_id] += 1
-            if runs[run.session, run.message_id] > ATTEMPTS_MAX * max(message.sends, 1):
-                raise Violated("POISON", "a message ran more often than it may", run, message.sends)
+            if runs[run.session, run.message_id] > ATTEMPTS_MAX * message.posts:
+                raise Violated("POISON", "a message ran more often than it may", run, message.posts)
             keys[f"{run.session} {run.message_id}"].add(run.keys)
         for owner, made in keys.items():
             if len(made) != 1:

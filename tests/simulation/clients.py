@@ -78,6 +78,7 @@ class Client:
         body = {"text": message.text, "agent": AGENT, "message_id": message.message_id}
         path = f"/v1/sessions/{message.session}/messages"
         exchange = self._request("POST", path, body=body, accept=accept, **headers)
+        message.posts += 1
         try:
             status = await exchange.head()
             if status in {200, 202}:
@@ -197,6 +198,7 @@ class Client:
         if message.last_told is not None:
             return
         exchange = self._request("POST", f"/v1/sessions/{message.session}/messages", body=body)
+        message.posts += 1
         message.sends += 1  # if it has failed and its client does not know yet, this sends it again
         message.is_sent_unseen = True
         await asyncio.sleep(self.world.chance.choice([0, 0.001, 0.002, 0.004, 0.02]))
