@@ -1,7 +1,7 @@
 """The agent of the simulation, and the model that says what its rows must be.
 
-What a turn does to the rows follows from its text alone, so the rows of a version
-follow from the texts that were committed up to it.
+What a turn does to the rows follows from its text and its attempt, so the rows of a
+version follow from the texts and attempts that were committed up to it.
 """
 
 import asyncio
@@ -48,11 +48,11 @@ class Rows(msgspec.Struct, frozen=True):
             visits=json.loads(visits[0][0]) if visits else 0,
         )
 
-    def after(self, text: str, schema_number: int) -> "Rows":
-        """Return what the turn *text* makes of them, under the schema that it leaves (pure)."""
+    def after(self, text: str, attempt: int, schema_number: int) -> "Rows":
+        """Return what an attempt of the turn *text* makes of them, under the schema that it leaves (pure)."""
         kind = text.split(maxsplit=1)[0]
         notes = [(note[0], note[1]) for note in self.notes]
-        notes.append((max((note[0] for note in notes), default=0) + 1, text))
+        notes.append((max((note[0] for note in notes), default=0) + 1, noted(text, attempt)))
         if kind == "forget":
             del notes[0]
         tally = dict(self.tally)
@@ -69,6 +69,11 @@ class Rows(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, notes=notes)
 
 
+def noted(text: str, attempt: int) -> str:
+    """Return what is written down of a message: another attempt writes something else."""
+    return f"{text} by attempt {attempt}"
+
+
 def change(turn: Turn[Any], schema_number: int, ballast: Callable[[], str]) -> Rows:
     """Do to the state what ``Rows.after`` says; return what was there before."""
     execute = turn.state.execute
@@ -80,10 +85,11 @@ def change(turn: Turn[Any], schema_number: int, ballast: Callable[[], str]) -> R
     if not found.visits:  # so that a snapshot weighs more than a few deltas, and catching up is worth it
         turn.state["ballast"] = ballast()
     kind = turn.text.split()[0]
+    text = noted(turn.text, turn.attempt)
     if schema_number == 1:
-        execute("INSERT INTO note (text) VALUES (?)", (turn.text,))
+        execute("INSERT INTO note (text) VALUES (?)", (text,))
     else:
-        execute("INSERT INTO note (text, length) VALUES (?, ?)", (turn.text, len(turn.text)))
+        execute("INSERT INTO note (text, length) VALUES (?, ?)", (text, len(text)))
     if kind == "forget":
         execute("DELETE FROM note WHERE id = (SELECT min(id) FROM note)")
     execute("INSERT INTO tally (kind, count) VALUES (?, 1) ON CONFLICT (kind) DO UPDATE SET count = count + 1", (kind,))

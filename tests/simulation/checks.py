@@ -1,5 +1,6 @@
 """What was seen from outside, and the invariants it must keep, by name."""
 
+import json
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from tests.simulation.agent import Rows
 from tests.simulation.trace import Trace
 
 FINAL = {"committed", "failed", "cancelled"}
+
+MAY_END_IN = {"TEXT_HANDLER_ERROR": {"raise", "flaky"}, "TURN_REFUSED": {"refuse"}, "STATE_TOO_LARGE": set[str]()}
+"""The kinds of messages whose handlers end so."""
 
 
 class Violated(AssertionError):
@@ -113,6 +117,9 @@ class Message:
         status = "cancelled" if code == "CANCELLED" else "failed"
         if code == "INTERNAL_ERROR" and self.session not in self.history.rotten:
             raise Violated("no fault of ours", self.message_id, error, row)
+        allowed = MAY_END_IN.get(code)
+        if allowed is not None and self.text.split()[0] not in allowed:
+            raise Violated("no fault of ours", "its handler does no such thing", self.message_id, error)
         if row is None or row["status"] not in {status, "queued", "running"} | (FINAL if self.sends > 1 else set()):
             raise Violated("DURABLE-FIRST", self.message_id, error, row)
         if self.sends == 1 and row["status"] != status:
@@ -140,6 +147,18 @@ class Committed(msgspec.Struct, frozen=True):
     state_id: bytes
     message_id: str
     schema_number: int
+    attempt: int
+    """Which attempt since it was last sent: what it did shows in the rows."""
+
+
+class Unfinished(msgspec.Struct, frozen=True):
+    """A queued or running turn as the store has it."""
+
+    message_id: str
+    place: int
+    status: str
+    epoch: int | None
+    attempts: int
 
 
 class History:
@@ -151,6 +170,8 @@ class History:
         self._queue_length_max = queue_length_max
         self._disk: apsw.Connection | None = None
         self._epochs: dict[str, int] = {}
+        self._unfinished: dict[str, list[Unfinished]] = {}
+        """What each session had to do after the last write, in order."""
         self.versions: dict[str, list[Committed]] = defaultdict(list)
         """Every version of every session, as its commit was seen."""
         self.rotten: set[str] = set()
@@ -197,12 +218,19 @@ class History:
         GAPLESS, FENCED, ONCE, BOUNDED.
         """
         count = sum(map(len, self.versions.values()))
-        for session in self.query("SELECT session_id, head, state_id, epoch FROM session"):
+        unfinished = self._now_unfinished()
+        for session in self.query(
+            "SELECT session_id, head, state_id, epoch, (SELECT min(version) FROM snapshot AS n "
+            "WHERE n.tenant = s.tenant AND n.session_id = s.session_id) AS oldest_base FROM session AS s"
+        ):
             name = session["session_id"]
             epoch_before = self._epochs.get(name, 0)
             self._epochs[name] = session["epoch"]
             if session["epoch"] < epoch_before:
                 raise Violated("FENCED", "the epoch fell", epoch_before, session)
+            self._look_at_order(name, unfinished.get(name, []), epoch_before)
+            if session["head"] > 1 and (session["oldest_base"] or session["head"]) >= session["head"]:
+                raise Violated("N-1", "nothing that the version before the head stands on is kept", session)
             seen = self.versions[name]
             if session["head"] == len(seen):
                 if seen and seen[-1].state_id != session["state_id"]:
@@ -211,17 +239,44 @@ class History:
             if session["head"] != len(seen) + 1:
                 raise Violated("GAPLESS", "the head did not rise by one", len(seen), session)
             self._committed(session, epoch_before)
-        for busy in self.query(
-            "SELECT session_id, count(*) AS waiting FROM turn WHERE status = 'queued' GROUP BY session_id"
-        ):
-            if busy["waiting"] > self._queue_length_max + 1:  # and one that was running and waits again
-                raise Violated("BOUNDED", busy)
+        self._unfinished = unfinished
         return sum(map(len, self.versions.values())) > count
+
+    def _now_unfinished(self) -> dict[str, list[Unfinished]]:
+        """Return what each session has to do, in order."""
+        now: dict[str, list[Unfinished]] = defaultdict(list)
+        for row in self.query(
+            "SELECT session_id, message_id, place, status, epoch, starts - starts_before AS attempts FROM turn "
+            "WHERE status IN ('queued', 'running') ORDER BY session_id, place"
+        ):
+            now[row.pop("session_id")].append(Unfinished(**row))
+        return now
+
+    def _look_at_order(self, name: str, now: list[Unfinished], epoch_before: int) -> None:
+        """Compare what a session has to do with what it had. ORDER, FENCED, POISON, BOUNDED."""
+        before = {each.message_id: each for each in self._unfinished.get(name, [])}
+        for number, each in enumerate(now):
+            known = before.get(each.message_id)
+            if known is not None and each.place != known.place:
+                raise Violated("ORDER", "a message lost its place", name, known, each)
+            if each.status == "running" and number > 0:
+                raise Violated("ORDER", "a message runs before its turn", name, now)
+            if each.status == "running" and each.epoch != self._epochs[name]:
+                raise Violated("FENCED", "an attempt does not run under the session's epoch", name, self._epochs, each)
+            is_started = each.status == "running" and (known is None or known.attempts != each.attempts)
+            if is_started and each.epoch == epoch_before:
+                raise Violated("FENCED", "an attempt was started under the epoch before it", name, each)
+            if each.attempts > ATTEMPTS_MAX:
+                raise Violated("POISON", "a message was started more often than it may", name, each)
+        waiting = sum(each.status == "queued" for each in now)
+        if waiting > self._queue_length_max + 1:  # and one that was running and waits again
+            raise Violated("BOUNDED", name, now)
 
     def _committed(self, session: dict[str, Any], epoch_before: int) -> None:
         name, head = session["session_id"], session["head"]
         [row] = self.query(
-            "SELECT v.version, v.state_id, v.message_id, v.schema_number, t.status, t.version AS told, t.epoch "
+            "SELECT v.version, v.state_id, v.message_id, v.schema_number, t.status, t.version AS told, "
+            "t.starts - t.starts_before AS attempt "
             "FROM version AS v JOIN turn AS t USING (tenant, session_id, message_id) "
             "WHERE v.session_id = ? AND v.version = ?",
             name,
@@ -231,28 +286,30 @@ class History:
             raise Violated("CHAIN", session, row)
         if (row["status"], row["told"]) != ("committed", head):
             raise Violated("ONCE", row)
-        if row["epoch"] is not None and row["epoch"] < epoch_before:
-            raise Violated("FENCED", "a later epoch was granted before", epoch_before, row)
+        ran = next((each for each in self._unfinished.get(name, []) if each.message_id == row["message_id"]), None)
+        if ran is None or ran.epoch is None or not ran.epoch == epoch_before == session["epoch"]:
+            raise Violated("FENCED", "what was committed did not run under the session's epoch", session, ran)
         if any(each.message_id == row["message_id"] for each in self.versions[name]):
             raise Violated("ONCE", "a message was committed twice", row)
-        made = Committed(head, row["state_id"], row["message_id"], row["schema_number"])
+        made = Committed(head, row["state_id"], row["message_id"], row["schema_number"], row["attempt"])
         self.versions[name].append(made)
         self.trace.add("store", f"{name} v{head}:{made.state_id.hex()[:6]} is {made.message_id}")
 
     def survived(self) -> None:
-        """Look at what a hub's death left: what was durable, is. DURABLE-FIRST."""
+        """Look at what a hub's death left: what was durable, is; its last write may be. DURABLE-FIRST."""
         for name, seen in self.versions.items():
-            rows = self.query("SELECT head, state_id FROM session WHERE session_id = ?", name)
-            if seen and (not rows or (rows[0]["head"], rows[0]["state_id"]) != (len(seen), seen[-1].state_id)):
+            rows = self.query("SELECT head FROM session WHERE session_id = ?", name)
+            if seen and (not rows or rows[0]["head"] < len(seen)):
                 raise Violated("DURABLE-FIRST", "a version was lost with the hub", name, len(seen), rows)
+        self.wrote()
 
     # --- when all is over ----------------------------------------------------------------------
 
-    def texts(self) -> dict[str, list[tuple[str, int]]]:
-        """Return each session's committed texts and schema numbers, in order of version."""
+    def texts(self) -> dict[str, list[tuple[str, int, int]]]:
+        """Return each session's committed texts, attempts and schema numbers, in order of version."""
         sent = {(message.session, message.message_id): message.text for message in self.messages}
         return {
-            name: [(sent[name, each.message_id], each.schema_number) for each in seen]
+            name: [(sent[name, each.message_id], each.attempt, each.schema_number) for each in seen]
             for name, seen in self.versions.items()
         }
 
@@ -273,6 +330,7 @@ class History:
             told = None if message.is_sent_unseen else message.last_told
             if told is not None and told[0] != row["status"]:
                 raise Violated("DEFINITE-FAIL", message.last_told, row)
+        self._check_events()
         for message in self.messages:
             row_now = message.row()
             if message.is_accepted and row_now is None:
@@ -284,12 +342,32 @@ class History:
         self._check_runs(rows)
         return rows
 
+    def _check_events(self) -> None:
+        """ONE-STREAM, FINAL-AGREES: what is stored is the one stream of the attempt that was committed."""
+        for row in self.query(
+            "SELECT t.session_id, t.message_id, t.version, t.answer, t.starts, e.lines FROM turn AS t "
+            "LEFT JOIN events AS e USING (tenant, session_id, message_id) WHERE t.status = 'committed'"
+        ):
+            if row["lines"] is None:
+                raise Violated("L9", "the events of a committed message are not kept", row)
+            first, *events = map(json.loads, row["lines"].splitlines())
+            numbers = [event["seq"] for event in events]
+            begins_at = row["starts"] * SEQ_PER_START + (row["starts"] == 1)
+            if first["type"] != "accepted" or numbers != list(range(begins_at, begins_at + len(numbers))):
+                raise Violated("ONE-STREAM", "what is stored is not one attempt's", row, numbers)
+            texts = [event["message"]["content"][0]["text"] for event in events if event["type"] == "message"]
+            if (
+                events[-1]["complete"]["session_state"]["version"] != row["version"]
+                or "\n".join(texts) != row["answer"]
+            ):
+                raise Violated("FINAL-AGREES", row)
+
     def _rows(self) -> dict[str, list[Rows]]:
         """Return what each version of each session must hold, version 0 first."""
         rows: dict[str, list[Rows]] = defaultdict(lambda: [Rows()])
         for name, texts in self.texts().items():
-            for text, number in texts:
-                rows[name].append(rows[name][-1].after(text, number))
+            for text, attempt, number in texts:
+                rows[name].append(rows[name][-1].after(text, attempt, number))
         return rows
 
     def _check_runs(self, rows: dict[str, list[Rows]]) -> None:
