@@ -16,6 +16,8 @@ import msgspec
 from satchel.worker.context import Turn
 
 AGENT = "notes"
+PLAIN_AGENT = "plain-notes"
+"""The same, as a plain function that runs in a thread."""
 SCHEMA = """
 CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
 CREATE TABLE tally (kind TEXT PRIMARY KEY NOT NULL, count INTEGER NOT NULL) STRICT, WITHOUT ROWID;

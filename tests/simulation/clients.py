@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tests.simulation.agent import AGENT, KINDS
+from tests.simulation.agent import AGENT, KINDS, PLAIN_AGENT
 from tests.simulation.checks import Message, Reading, Violated
 from tests.simulation.net import ConnectionLost, Exchange
 from tests.simulation.world import World
@@ -19,6 +19,7 @@ class Client:
         self.world = world
         self.session = session
         self.name = name
+        self.agent = PLAIN_AGENT if session == "s0" else AGENT
         self.strand = world.client(f"{session}-{name}")
 
     def start(self, messages: int) -> "asyncio.Task[None]":
@@ -75,7 +76,7 @@ class Client:
         """Post; return whether it was accepted, or None if it was refused for good."""
         accept = {"lines": "application/x-ndjson", "json": "application/json"}.get(form, "")
         headers = {"prefer": "respond-async"} if form in {"async", "resume"} else {}
-        body = {"text": message.text, "agent": AGENT, "message_id": message.message_id}
+        body = {"text": message.text, "agent": self.agent, "message_id": message.message_id}
         path = f"/v1/sessions/{message.session}/messages"
         exchange = self._request("POST", path, body=body, accept=accept, **headers)
         message.posts += 1
@@ -165,7 +166,7 @@ class Client:
         """SAME-KEY-SAME-REQUEST: another text under a known ID is refused."""
         if not message.is_accepted:
             return
-        body = {"text": "another text", "agent": AGENT, "message_id": message.message_id}
+        body = {"text": "another text", "agent": self.agent, "message_id": message.message_id}
         exchange = self._request("POST", f"/v1/sessions/{message.session}/messages", body=body)
         status = await exchange.head()
         if status not in {422, 503}:
@@ -194,7 +195,7 @@ class Client:
 
     async def _vanish(self, message: Message) -> None:
         """Post the same once more, and have the request cancelled wherever it is."""
-        body = {"text": message.text, "agent": AGENT, "message_id": message.message_id}
+        body = {"text": message.text, "agent": self.agent, "message_id": message.message_id}
         if message.last_told is not None:
             return
         exchange = self._request("POST", f"/v1/sessions/{message.session}/messages", body=body)

@@ -7,6 +7,7 @@ nothing can run, it is the next timer's time already.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import heapq
@@ -132,6 +133,27 @@ class Strand:
         if len(self.tasks) > self._tasks_max:
             self.tasks = [each for each in self.tasks if not each.done()]
             self._tasks_max = 64 + 2 * len(self.tasks)
+
+
+class StrandExecutor(concurrent.futures.Executor):
+    """A pool of threads as one strand: it takes work up after a while, one piece after the other."""
+
+    def __init__(self, strand: Strand, chance: random.Random) -> None:
+        self._strand = strand
+        self._chance = chance
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> "concurrent.futures.Future[Any]":
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call(*args, **options))
+                except BaseException as error:  # noqa: BLE001  # whoever waits for the future has it
+                    future.set_exception(error)
+
+        self._strand.post(work, delay_s=self._chance.choice([0, 0.001, 0.01, 0.3]))
+        return future
 
 
 class SimulatedLoop(base_events.BaseEventLoop):

@@ -32,10 +32,10 @@ from satchel.worker.context import Turn
 from satchel.worker.link import LinkUser, WorkerLink
 from satchel.worker.runtime import Runtime
 from satchel.worker.worker import Worker
-from tests.simulation.agent import AGENT, MIGRATION, SCHEMA, Rows, change, stay
+from tests.simulation.agent import AGENT, MIGRATION, PLAIN_AGENT, SCHEMA, Rows, change, stay
 from tests.simulation.checks import History, Run, Violated
 from tests.simulation.disk import Disk
-from tests.simulation.loop import Killed, Process, SimulatedLoop, Strand
+from tests.simulation.loop import Killed, Process, SimulatedLoop, Strand, StrandExecutor
 from tests.simulation.net import ConnectionLost, Exchange, Wire
 from tests.simulation.trace import Trace
 
@@ -186,18 +186,26 @@ class WorkerProcess:
         self.handlers = self.process.strand("")
         self.link_strand = self.process.strand("link")
         migrations = [MIGRATION] if schema_number > 1 else []
-        agent: Worker[Any] = Worker(AGENT, schema=SCHEMA, migrations=migrations, turn_timeout_s=TURN_TIMEOUT_S)
-        agent.on_message(self.note)
+        agents: list[Worker[Any]] = []
+        for name, handler in ((AGENT, self.note), (PLAIN_AGENT, self.note_plainly)):
+            agent: Worker[Any] = Worker(name, schema=SCHEMA, migrations=migrations, turn_timeout_s=TURN_TIMEOUT_S)
+            agent.on_message(handler)
+            agents.append(agent)
         self.link = WorkerLink(self._dial, to_user=self._to_handlers, registered=self._registered, chance=world.chance)
         self.runtime: Runtime
         self.wire: Wire | None = None
         self.damages_next = False
         """The bytes of its next state are to be altered after they were hashed."""
-        self.handlers.post(self._begin, agent, f"w{number}", warm_bytes_max)
+        self.handlers.post(self._begin, agents, f"w{number}", warm_bytes_max)
 
-    def _begin(self, agent: Worker[Any], worker_id: str, warm_bytes_max: int) -> None:
+    def _begin(self, agents: list[Worker[Any]], worker_id: str, warm_bytes_max: int) -> None:
         self.runtime = Runtime(
-            [agent], send=self._send, slots=SLOTS, warm_bytes_max=warm_bytes_max, clock=self.world.clock
+            agents,
+            send=self._send,
+            slots=SLOTS,
+            warm_bytes_max=warm_bytes_max,
+            clock=self.world.clock,
+            threads=lambda _count, name: StrandExecutor(self.process.strand(name), self.world.chance),
         )
         self.runtime.worker_id = WorkerId(worker_id)
         self.link_strand.spawn(self.link.run())
@@ -232,6 +240,24 @@ class WorkerProcess:
 
     async def note(self, turn: Turn[Any]) -> str:
         """Note the message, in the way that its first word says."""
+        found = self._change(turn)
+        await turn.say(f"{turn.text} begun by attempt {turn.attempt}")
+        await self._behave(turn)
+        return f"{found.visits + 1} visits"
+
+    def note_plainly(self, turn: Turn[Any]) -> list[str]:
+        """Note the message in a thread."""
+        found = self._change(turn)
+        match turn.text.split()[0]:
+            case "refuse":
+                raise TurnRefused(turn.text)
+            case "raise":
+                raise ValueError(turn.text)
+            case "block":
+                self.world.loop.strand().block(self.world.chance.choice([0.5, 3, 12]))
+        return [f"{turn.text} noted, ", f"{found.visits + 1} visits"]
+
+    def _change(self, turn: Turn[Any]) -> Rows:
         world = self.world
         found = change(turn, self.schema_number, lambda: world.chance.randbytes(world.ballast_bytes).hex())
         world.trace.add(
@@ -249,9 +275,7 @@ class WorkerProcess:
                 found,
             )
         )
-        await turn.say(f"{turn.text} begun by attempt {turn.attempt}")
-        await self._behave(turn)
-        return f"{found.visits + 1} visits"
+        return found
 
     async def _behave(self, turn: Turn[Any]) -> None:
         chance = self.world.chance
@@ -315,7 +339,7 @@ class World:
             trim_every_versions=chance.choice([1, 4]),
             retain_versions=chance.choice([2, 3, 100]),
         )
-        self.ballast_bytes = chance.choice([200, 4_000, 4_000, 100_000])
+        self.ballast_bytes = chance.choice([200, 4_000, 4_000, 150_000])
         self.history = History(self.path, self.trace, queue_length_max=QUEUE_LENGTH_MAX)
         self.disk.wrote = self._wrote
         self.hub: HubProcess | None = None

@@ -14,7 +14,7 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, assert_never
@@ -98,6 +98,7 @@ class Runtime:
         cancel_grace_s: float = CANCEL_GRACE_S,
         build: str = "",
         clock: Clock | None = None,
+        threads: Callable[[int, str], Executor] = ThreadPoolExecutor,
         raised: Callable[[AttemptName, BaseException], None] | None = None,
     ) -> None:
         self.worker_id = _worker_id()
@@ -113,8 +114,8 @@ class Runtime:
         self._attempts: dict[SessionId, Attempt] = {}
         self._driven: dict[asyncio.Task[None], Attempt] = {}
         self._copies: WarmCache[Copy] = WarmCache(warm_bytes_max, evicted=self._evicted)
-        self._handler_pool = ThreadPoolExecutor(slots, thread_name_prefix="satchel-handler")
-        self._state_pool = ThreadPoolExecutor(SEAL_THREADS, thread_name_prefix="satchel-state")
+        self._handler_pool = threads(slots, "satchel-handler")
+        self._state_pool = threads(SEAL_THREADS, "satchel-state")
         self._is_linked = False
         self._is_stopped = False
 
