@@ -2,14 +2,17 @@
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import apsw
 import msgspec
 
-from satchel.limits import ATTEMPTS_MAX
+from satchel.hub.settings import HubSettings
+from satchel.limits import ATTEMPTS_MAX, COMPACT_WEIGHT
 from satchel.model import SEQ_PER_START
+from satchel.protocol.messages import AttemptName
 from tests.simulation.agent import Rows
 from tests.simulation.trace import Trace
 
@@ -122,6 +125,8 @@ class Message:
             raise Violated("no fault of ours", "its handler does no such thing", self.message_id, error)
         if row is None or row["status"] not in {status, "queued", "running"} | (FINAL if self.sends > 1 else set()):
             raise Violated("DURABLE-FIRST", self.message_id, error, row)
+        if code == "TURN_TIMEOUT":
+            self.history.check_timeout(self, row)
         if self.sends == 1 and row["status"] != status:
             raise Violated("DURABLE-FIRST", self.message_id, error, row)
         self.last_told = (status, code)
@@ -138,6 +143,8 @@ class Run(msgspec.Struct):
     schema_number: int
     keys: tuple[str, str]
     found: Rows
+    worker: str
+    at_ms: int
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -164,10 +171,11 @@ class Unfinished(msgspec.Struct, frozen=True):
 class History:
     """Everything that was seen."""
 
-    def __init__(self, log_path: Path, trace: Trace, *, queue_length_max: int) -> None:
+    def __init__(self, log_path: Path, trace: Trace, settings: HubSettings, *, now_ms: Callable[[], int]) -> None:
         self.trace = trace
         self._log_path = log_path
-        self._queue_length_max = queue_length_max
+        self._settings = settings
+        self._now_ms = now_ms
         self._disk: apsw.Connection | None = None
         self._epochs: dict[str, int] = {}
         self._unfinished: dict[str, list[Unfinished]] = {}
@@ -176,6 +184,13 @@ class History:
         """Every version of every session, as its commit was seen."""
         self.rotten: set[str] = set()
         """Sessions whose stored bytes were damaged: their turns may fail, and must not see anything wrong."""
+        self.sound_since_ms: int | None = None
+        """From when on nothing but what messages ask for is wrong any more; None: not yet."""
+        self.died_at_ms: dict[str, int] = {}
+        self.blocked_at_ms = 0
+        """When a handler last blocked its loop."""
+        self._due: dict[str, list[int]] = defaultdict(list)
+        """When each session's turns were committed since its chain is due for compaction."""
         self.messages: list[Message] = []
         self.runs: list[Run] = []
         self.counts: Counter[str] = Counter()
@@ -210,18 +225,43 @@ class History:
         )
         return rows[0] if rows else None
 
+    def sessions_with_work(self) -> set[str]:
+        """Return the sessions that have an unfinished turn."""
+        rows = self.query("SELECT DISTINCT session_id FROM turn WHERE status IN ('queued', 'running')")
+        return {row["session_id"] for row in rows}
+
+    def check_adopted(self, name: AttemptName) -> None:
+        """FENCED: the attempt that a hub goes on with is the one of the highest epoch."""
+        [row] = self.query(
+            "SELECT status, epoch FROM turn WHERE session_id = ? AND message_id = ?", name.session_id, name.message_id
+        )
+        if row["status"] == "running" and row["epoch"] != name.epoch:
+            raise Violated("FENCED", "an attempt was adopted that is not current", name, row)
+
+    def check_timeout(self, message: Message, row: dict[str, Any]) -> None:
+        """L2: when all is sound, a turn does not run out of time because its worker is dead."""
+        if self.sound_since_ms is None or row["accepted_at_ms"] < self.sound_since_ms or row["status"] != "failed":
+            return
+        began_ms = row["finished_at_ms"] - 21_000
+        ran = [run for run in self.runs if run.message_id == message.message_id and run.at_ms > began_ms]
+        if not ran and self.blocked_at_ms < began_ms - 40_000:
+            raise Violated("L2", "a request was sent to where no handler runs", message.message_id, row)
+        if ran and self.died_at_ms.get(ran[-1].worker, row["finished_at_ms"]) < row["finished_at_ms"] - 2_000:
+            raise Violated("L2", "the worker is dead, and the turn waited for it", message.message_id, ran[-1])
+
     # --- after every write ---------------------------------------------------------------------
 
     def wrote(self) -> bool:
         """Look at what one transaction made of each session; tell whether it committed a turn.
 
-        GAPLESS, FENCED, ONCE, BOUNDED.
+        GAPLESS, FENCED, ONCE, ORDER, N-1, BOUNDED, POISON, L8.
         """
         count = sum(map(len, self.versions.values()))
         unfinished = self._now_unfinished()
         for session in self.query(
-            "SELECT session_id, head, state_id, epoch, (SELECT min(version) FROM snapshot AS n "
-            "WHERE n.tenant = s.tenant AND n.session_id = s.session_id) AS oldest_base FROM session AS s"
+            "SELECT session_id, head, state_id, epoch, chain_deltas, chain_bytes, snapshot_bytes, "
+            "(SELECT min(version) FROM snapshot AS n WHERE n.tenant = s.tenant AND n.session_id = s.session_id) "
+            "AS oldest_base FROM session AS s"
         ):
             name = session["session_id"]
             epoch_before = self._epochs.get(name, 0)
@@ -239,6 +279,7 @@ class History:
             if session["head"] != len(seen) + 1:
                 raise Violated("GAPLESS", "the head did not rise by one", len(seen), session)
             self._committed(session, epoch_before)
+            self._look_at_chain(session)
         self._unfinished = unfinished
         return sum(map(len, self.versions.values())) > count
 
@@ -272,8 +313,19 @@ class History:
             if each.attempts > ATTEMPTS_MAX:
                 raise Violated("POISON", "a message was started more often than it may", name, each)
         waiting = sum(each.status == "queued" for each in now)
-        if waiting > self._queue_length_max + 1:  # and one that was running and waits again
+        if waiting > self._settings.queue_length_max + 1:  # and one that was running and waits again
             raise Violated("BOUNDED", name, now)
+
+    def _look_at_chain(self, session: dict[str, Any]) -> None:
+        """L8: when all is sound, a chain that outgrew its snapshot is compacted within a few turns."""
+        name, delta_bytes = session["session_id"], session["chain_bytes"] - session["snapshot_bytes"]
+        is_due = delta_bytes >= COMPACT_WEIGHT * session["snapshot_bytes"]
+        if session["chain_deltas"] < self._settings.compact_deltas_min or not is_due or self.sound_since_ms is None:
+            self._due[name].clear()
+            return
+        self._due[name].append(self._now_ms())
+        if len(self._due[name]) > 2 and self._due[name][-1] - self._due[name][1] > 30_000:
+            raise Violated("L8", "deltas pile up behind a snapshot", session, self._due[name])
 
     def _committed(self, session: dict[str, Any], epoch_before: int) -> None:
         name, head = session["session_id"], session["head"]
@@ -325,7 +377,7 @@ class History:
             if row["text"] != message.text:
                 raise Violated("SAME-KEY-SAME-REQUEST", row, message.text)
             if row["status"] not in FINAL:
-                raise Violated("every accepted message reaches an end", row)
+                raise Violated("L1", "an accepted message does not end", row)
             if row["status"] == "committed":
                 order[row["session_id"]] += 1
                 if row["version"] != order[row["session_id"]]:
@@ -337,7 +389,7 @@ class History:
         for message in self.messages:
             row_now = message.row()
             if message.is_accepted and row_now is None:
-                raise Violated("an accepted message is never forgotten", message.message_id)
+                raise Violated("L9", "an accepted message is forgotten", message.message_id)
             for version, _answer in message.answers:
                 if row_now is None or row_now["version"] != version:
                     raise Violated("DURABLE-FIRST", message.message_id, version, row_now)
@@ -381,7 +433,7 @@ class History:
         for run in self.runs:
             known = rows[run.session]
             if run.version > len(known) or run.found != known[run.version - 1].migrated(run.schema_number):
-                raise Violated("EXACT-BASE and NO-TRACE", run, known[run.version - 1 : run.version])
+                raise Violated("EXACT-BASE, NO-TRACE, EVICT-SAFE", run, known[run.version - 1 : run.version])
             message = sent[run.session, run.message_id]
             if run.text != message.text:
                 raise Violated("SAME-KEY-SAME-REQUEST", run)

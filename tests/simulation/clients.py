@@ -8,7 +8,8 @@ from tests.simulation.checks import Message, Reading, Violated
 from tests.simulation.net import ConnectionLost, Exchange
 from tests.simulation.world import World
 
-FORMS = ["lines", "lines", "lines", "json", "async"]
+FORMS = ["lines"] * 6 + ["json", "json", "async", "async", "leave"]
+"""How an answer is waited for; who leaves never asks again."""
 RETRY_S = 0.5
 
 
@@ -30,15 +31,23 @@ class Client:
         return self.world.request(self.strand, *args, **options)
 
     async def talk(self, messages: int) -> None:
+        """Send one message after the other, or a few at once."""
         chance = self.world.chance
-        for number in range(messages):
+        numbers = list(range(messages))
+        while numbers:
             await asyncio.sleep(chance.choice([0, 0, 0.01, 1]))
-            kind = chance.choice(KINDS)
-            message_id = f"{self.session}-{self.name}-{number}"
-            message = self.world.history.message(self.session, message_id, f"{kind} {message_id}")
-            beside = [self.strand.spawn(self.disturb(message)) for _ in range(chance.choice([0, 0, 0, 1, 2]))]
-            await self.send(message)
-            await asyncio.gather(*beside)
+            count = chance.choice([1, 1, 1, 4])
+            burst, numbers = numbers[:count], numbers[count:]
+            await asyncio.gather(*[self.strand.spawn(self._say(number)) for number in burst])
+
+    async def _say(self, number: int) -> None:
+        chance = self.world.chance
+        kind = chance.choice(KINDS)
+        message_id = f"{self.session}-{self.name}-{number}"
+        message = self.world.history.message(self.session, message_id, f"{kind} {message_id}")
+        beside = [self.strand.spawn(self.disturb(message)) for _ in range(chance.choice([0, 0, 0, 1, 2]))]
+        await self.send(message)
+        await asyncio.gather(*beside)
 
     async def send(self, message: Message) -> None:
         """Send a message until its end is known; now and then send a failed one again."""
@@ -57,6 +66,7 @@ class Client:
 
     async def follow(self, message: Message, reading: Reading) -> None:
         form = "resume" if reading.cursor >= 0 else self.world.chance.choice(FORMS)
+        message.is_sent_unseen |= form == "leave"
         is_posted: Any = False
         while True:
             try:
@@ -66,7 +76,7 @@ class Client:
                     await self._resume(message, reading)
             except ConnectionLost:
                 self.world.history.counts["connection lost"] += 1
-            if reading.complete is not None or (form == "json" and is_posted):
+            if reading.complete is not None or (form in {"json", "leave"} and is_posted):
                 return
             if is_posted is None:
                 return
@@ -75,7 +85,7 @@ class Client:
     async def _post(self, message: Message, reading: Reading, form: str) -> Any:
         """Post; return whether it was accepted, or None if it was refused for good."""
         accept = {"lines": "application/x-ndjson", "json": "application/json"}.get(form, "")
-        headers = {"prefer": "respond-async"} if form in {"async", "resume"} else {}
+        headers = {"prefer": "respond-async"} if form in {"async", "resume", "leave"} else {}
         body = {"text": message.text, "agent": self.agent, "message_id": message.message_id}
         path = f"/v1/sessions/{message.session}/messages"
         exchange = self._request("POST", path, body=body, accept=accept, **headers)
@@ -119,7 +129,7 @@ class Client:
         finally:
             await _quietly(exchange)
         if answer["error"]["code"] not in {"STORE_UNAVAILABLE", "HUB_DRAINING"}:
-            raise Violated("an accepted message is never forgotten", message.message_id, answer)
+            raise Violated("L9", "an accepted message is forgotten", message.message_id, answer)
 
     async def _read(self, exchange: Any, reading: Reading) -> None:
         """Read to the end, or leave in the middle."""

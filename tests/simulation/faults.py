@@ -10,7 +10,7 @@ KINDS = (
     *("hub stops", "hub freezes"),
     *("worker dies", "worker dies at a step", "worker stops", "worker freezes", "worker freezes", "loop blocks"),
     *("drought", "cut", "cut", "half a frame", "silence", "late end"),
-    *("disk fails", "disk fails", "disk is slow", "evict", "rollout", "damage", "rot"),
+    *("disk fails", "disk fails", "disk is slow", "evict", "rollout", "damage", "rot", "late request"),
 )
 LATEST_S = 25.0
 MOST = 14

@@ -75,6 +75,9 @@ def _to_workers(world: World, fault: Fault) -> None:
                 world.loop.world.post(world.start_worker, delay_s=chance.choice([1, 20]))
         case "damage":
             worker.damages_next = True
+        case "late request":
+            for each in workers:
+                each.handlers.post(each.hear_again, chance)
         case "rollout":
             world.spawn(_roll_out(world, chance.choice([0.1, 2])))
 
@@ -100,8 +103,8 @@ def _to_disk(world: World, fault: Fault) -> None:
     chance = fault.chance()
     match fault.kind:
         case "disk fails":
-            world.disk.fault_rate = chance.choice([0.02, 0.2, 1.0])
-            world.loop.world.post(world.disk.heal, delay_s=chance.choice([0.1, 2]))
+            world.disk.fault_rate = chance.choice([0.05, 0.2, 0.5, 1.0])
+            world.loop.world.post(world.disk.heal, delay_s=chance.choice([0.5, 3, 10]))
         case "disk is slow":
             world.disk.slowness = chance.choice([5, 50])
             world.loop.world.post(world.disk.heal, delay_s=chance.choice([1, 5]))

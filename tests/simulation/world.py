@@ -12,15 +12,16 @@ from typing import Any
 import msgspec
 
 from satchel.clock import Clock
-from satchel.errors import CorruptState, LinkClosed, SatchelError, StoreUnavailable, TurnRefused
+from satchel.errors import CorruptState, LinkClosed, PeerViolation, SatchelError, StoreUnavailable, TurnRefused
 from satchel.hub.api import create_app
 from satchel.hub.auth import Gate
 from satchel.hub.coordinator import Coordinator
 from satchel.hub.link import serve_worker
 from satchel.hub.settings import HubSettings, Keys
 from satchel.hub.telemetry import Telemetry
-from satchel.model import DEFAULT_TENANT, Link, PayloadKind, SessionKey, Version, WorkerId, next_state_id
-from satchel.protocol.messages import Failure, Registered, Result
+from satchel.model import DEFAULT_TENANT, Link, PayloadKind, SessionKey, StateName, Version, WorkerId, next_state_id
+from satchel.protocol.messages import Failure, Register, Registered, Result
+from satchel.state.database import opened_image
 from satchel.state.digest import digest
 from satchel.state.payload import unseal
 from satchel.state.rebuild import RebuildJob, Rebuilt, rebuilt_here
@@ -35,14 +36,20 @@ from satchel.worker.worker import Worker
 from tests.simulation.agent import AGENT, MIGRATION, PLAIN_AGENT, SCHEMA, Rows, change, stay
 from tests.simulation.checks import History, Run, Violated
 from tests.simulation.disk import Disk
+from tests.simulation.frames import FrameWatch
 from tests.simulation.loop import Killed, Process, SimulatedLoop, Strand, StrandExecutor
 from tests.simulation.net import ConnectionLost, Exchange, Wire
+from tests.simulation.rival import Rival
 from tests.simulation.trace import Trace
 
 SESSIONS = 4
 SLOTS = 2
 TURN_TIMEOUT_S = 20.0
-QUEUE_LENGTH_MAX = 8
+ENDS_S = 1200
+"""Simulated: a full queue of messages of which every attempt runs into its bound."""
+
+SOUND_AFTER_S = 45.0
+"""When the last fault's effects are over: a process is frozen for 40 s at most."""
 
 
 class Helper:
@@ -57,6 +64,9 @@ class Helper:
         if self._world.chance.random() < 0.1:
             raise CorruptState("The helper process that rebuilt a state ended with -9.")
         rebuilt = rebuilt_here(job)
+        if isinstance(rebuilt, Rebuilt) and self._world.chance.random() < 0.05:
+            self._world.history.counts["a snapshot of other rows"] += 1
+            return _of_other_rows(rebuilt)
         if not isinstance(rebuilt, Rebuilt):
             if job.session_id in self._world.history.rotten:
                 raise CorruptState(rebuilt.message)
@@ -65,6 +75,14 @@ class Helper:
 
     async def close(self) -> None:
         pass
+
+
+def _of_other_rows(rebuilt: Rebuilt) -> Rebuilt:
+    """Return what a process makes whose memory is bad: sound in itself, and not the version."""
+    database = opened_image(rebuilt.image)
+    with contextlib.closing(database):
+        database.run("UPDATE _satchel_values SET value = 99 WHERE key = 'visits'")
+        return Rebuilt(database.image(), digest(database))
 
 
 class HubProcess:
@@ -108,7 +126,33 @@ class HubProcess:
                 await asyncio.sleep(0.1)
             else:
                 gate = Gate(keys=Keys(), is_mounted=True)
+                self._watch()
                 self.app = create_app(lambda: self.coordinator, gate, serve_link=self._no_socket)
+
+    def _watch(self) -> None:
+        """L3, and what workers bring back and say: FENCED, ONE-STREAM."""
+        world, coordinator = self.world, self.coordinator
+        Rival(self.store.log, world.history, world.chance, world.fault)
+        taken = {str(key.session_id) for key in coordinator._runners}
+        if left := world.history.sessions_with_work() - taken:
+            world.fault(Violated("L3", "a hub that starts does not take up what is unfinished", left))
+        join, receive = coordinator.join, coordinator.receive
+
+        async def watched_join(member: Any, register: Any) -> Any:
+            adopted = await join(member, register)
+            for name in adopted:
+                world.history.check_adopted(name)
+            return adopted
+
+        def watched_receive(member: Any, frame: Any) -> None:
+            try:
+                receive(member, frame)
+            except PeerViolation as error:
+                world.fault(Violated("ONE-STREAM", "a worker broke the rules of its link", member.worker_id, error))
+                raise
+
+        coordinator.join = watched_join  # type: ignore[method-assign]
+        coordinator.receive = watched_receive  # type: ignore[method-assign]
 
     async def _no_socket(self, *_: Any) -> None:
         raise AssertionError("links of the simulation are wires")
@@ -194,6 +238,7 @@ class WorkerProcess:
         self.link = WorkerLink(self._dial, to_user=self._to_handlers, registered=self._registered, chance=world.chance)
         self.runtime: Runtime
         self.wire: Wire | None = None
+        self.frames = FrameWatch(world.history, world.fault)
         self.damages_next = False
         """The bytes of its next state are to be altered after they were hashed."""
         self.handlers.post(self._begin, agents, f"w{number}", warm_bytes_max)
@@ -216,6 +261,7 @@ class WorkerProcess:
             data = bytearray(frame.payload.data)
             data[self.world.chance.randrange(len(data))] ^= 1
             frame = msgspec.structs.replace(frame, payload=msgspec.structs.replace(frame.payload, data=bytes(data)))
+        self.frames.says(frame)
         if isinstance(frame, Failure):
             self.world.history.counts[f"failure: {frame.code.name}"] += 1
         self.link_strand.post(self.link.send, frame)
@@ -224,8 +270,32 @@ class WorkerProcess:
         self.world.history.counts["adopted"] += len(frame.adopted)
 
     def _to_handlers(self, call: Any) -> None:
-        user: LinkUser = self.runtime
+        user: LinkUser = self
         self.handlers.post(call, user)
+
+    # As the runtime's ``LinkUser``, so that what it is told is seen.
+
+    def registration(self) -> Register:
+        return self.runtime.registration()
+
+    def receive(self, frame: Any) -> None:
+        self.frames.hears(frame)
+        self.runtime.receive(frame)
+
+    def link_lost(self) -> None:
+        self.runtime.link_lost()
+
+    def hear_again(self, chance: random.Random) -> None:
+        """Be sent a request once more that a later one has overtaken: it changes nothing."""
+        runtime = self.runtime
+        overtaken = [
+            request
+            for name, request in self.frames.requests.items()
+            if (copy := runtime._copies.get(name.session_id)) is not None and copy.epoch > name.epoch
+        ]
+        if overtaken:
+            self.world.history.counts["late request"] += 1
+            runtime.receive(chance.choice(overtaken))
 
     async def _dial(self) -> Any:
         world = self.world
@@ -263,6 +333,7 @@ class WorkerProcess:
         world.trace.add(
             self.process.name, f"handler of {turn.message_id}, attempt {turn.attempt}, makes v{turn.version}"
         )
+        self.frames.runs(turn._voice._name)
         world.history.runs.append(
             Run(
                 turn.session_id,
@@ -273,6 +344,8 @@ class WorkerProcess:
                 self.schema_number,
                 (turn.idempotency_key("charge"), turn.idempotency_key("mail")),
                 found,
+                self.process.name,
+                world._now_ms(),
             )
         )
         return found
@@ -295,6 +368,7 @@ class WorkerProcess:
             case "stubborn":
                 await stay(chance, lambda: self.world.is_over)
             case "block":
+                self.world.history.blocked_at_ms = self.world._now_ms()
                 self.handlers.block(chance.choice([0.5, 3, 12]))
             case "deadly" if chance.random() < 0.7:
                 self.world.loop.world.post(self.world.replace_worker, self)
@@ -334,13 +408,13 @@ class World:
         self.trace = Trace(loop.time)
         self.settings = HubSettings(
             worker_wait_s=15.0,
-            queue_length_max=QUEUE_LENGTH_MAX,
+            queue_length_max=chance.choice([2, 8]),
             compact_deltas_min=chance.choice([2, 5]),
             trim_every_versions=chance.choice([1, 4]),
             retain_versions=chance.choice([2, 3, 100]),
         )
         self.ballast_bytes = chance.choice([200, 4_000, 4_000, 150_000])
-        self.history = History(self.path, self.trace, queue_length_max=QUEUE_LENGTH_MAX)
+        self.history = History(self.path, self.trace, self.settings, now_ms=self._now_ms)
         self.disk.wrote = self._wrote
         self.hub: HubProcess | None = None
         self.workers: dict[WorkerProcess, None] = {}
@@ -451,6 +525,7 @@ class World:
             del self.workers[worker]
             self.history.counts["worker killed"] += 1
             worker.die()
+            self.history.died_at_ms[worker.process.name] = self._now_ms()
             self._dead.append(worker)
 
     def replace_worker(self, worker: WorkerProcess) -> None:
@@ -491,20 +566,26 @@ class World:
         await self.start_hub()
         self.start_worker()
         self.start_worker()
+        self.history.sound_since_ms = self._now_ms() + int(1000 * SOUND_AFTER_S)
 
     async def check_leaks(self) -> None:
-        """Nothing is held by what is over: no slot, no wait, no runner, no attempt."""
+        """L1: what nobody waits for ends, too. L6: nothing is held by what is over: no slot, wait, runner, attempt."""
+        until = self.loop.time() + ENDS_S
+        while self.history.sessions_with_work() and self.loop.time() < until:
+            await asyncio.sleep(10)
+        if left := self.history.sessions_with_work():
+            raise Violated("L1", "an accepted message does not end", left)
         await asyncio.sleep(120)
         assert self.hub is not None
         coordinator = self.hub.coordinator
         for member in coordinator.fleet:
             if member.busy or member.reserved:
-                raise Violated("a slot leaked", member.worker_id, member.busy, member.reserved)
+                raise Violated("L6", "a slot leaked", member.worker_id, member.busy, member.reserved)
         if coordinator._runners or coordinator.fleet._waiting:
-            raise Violated("a wait leaked", coordinator._runners, coordinator.fleet._waiting)
+            raise Violated("L6", "a wait leaked", coordinator._runners, coordinator.fleet._waiting)
         for worker in self.workers:
             if worker.runtime._attempts:
-                raise Violated("an attempt leaked", worker.process.name, list(worker.runtime._attempts.values()))
+                raise Violated("L6", "an attempt leaked", worker.process.name, list(worker.runtime._attempts.values()))
 
     async def check_states(self, rows: dict[str, list[Rows]]) -> None:
         """CHAIN, N-1, EQUAL: what is stored gives the rows that were committed, and so do the workers' copies."""
@@ -532,6 +613,7 @@ class World:
         _check_names(name, links)
         if links[-1].name.state_id != self.history.versions[name][version - 1].state_id:
             raise Violated("CHAIN", name, version, links[-1].name)
+        _check_owner(name, links[-1].name, copy._database)
         found = Rows.read(copy._database.run)
         content = digest(copy._database)
         copy.close()
@@ -552,6 +634,7 @@ class World:
                 continue
             if name.version > len(made) or made[name.version - 1].state_id != name.state_id:
                 raise Violated("EXACT-BASE", "a copy of what was never committed is kept", session_id, name)
+            _check_owner(session_id, name, copy.session._database)
             if Rows.read(copy.session._database.run) != rows[session_id][name.version]:
                 raise Violated("EQUAL", session_id, name, worker.process.name)
 
@@ -574,6 +657,13 @@ class World:
             self.history.forget_connection()
         self.history.close()
         self.disk.close()
+
+
+def _check_owner(session: str, name: StateName, database: Any) -> None:
+    """OWN-SESSION: a state says whose it is, and which version."""
+    [row] = database.run("SELECT session_id, version FROM _satchel_turn")
+    if row != (session, name.version):
+        raise Violated("OWN-SESSION", session, name, row)
 
 
 def _check_names(name: str, links: Sequence[Link]) -> None:
