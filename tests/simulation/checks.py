@@ -230,6 +230,12 @@ class History:
         rows = self.query("SELECT DISTINCT session_id FROM turn WHERE status IN ('queued', 'running')")
         return {row["session_id"] for row in rows}
 
+    def is_committed(self, name: AttemptName) -> bool:
+        rows = self.query(
+            "SELECT status FROM turn WHERE session_id = ? AND message_id = ?", name.session_id, name.message_id
+        )
+        return [row["status"] for row in rows] == ["committed"]
+
     def check_adopted(self, name: AttemptName) -> None:
         """FENCED: the attempt that a hub goes on with is the one of the highest epoch."""
         [row] = self.query(
@@ -242,9 +248,9 @@ class History:
         """L2: when all is sound, a turn does not run out of time because its worker is dead."""
         if self.sound_since_ms is None or row["accepted_at_ms"] < self.sound_since_ms or row["status"] != "failed":
             return
-        began_ms = row["finished_at_ms"] - 21_000
+        began_ms = row["finished_at_ms"] - 60_000  # an attempt that is adopted has its time once more
         ran = [run for run in self.runs if run.message_id == message.message_id and run.at_ms > began_ms]
-        if not ran and self.blocked_at_ms < began_ms - 40_000:
+        if not ran and self.blocked_at_ms < began_ms:
             raise Violated("L2", "a request was sent to where no handler runs", message.message_id, row)
         if ran and self.died_at_ms.get(ran[-1].worker, row["finished_at_ms"]) < row["finished_at_ms"] - 2_000:
             raise Violated("L2", "the worker is dead, and the turn waited for it", message.message_id, ran[-1])
@@ -269,6 +275,7 @@ class History:
             if session["epoch"] < epoch_before:
                 raise Violated("FENCED", "the epoch fell", epoch_before, session)
             self._look_at_order(name, unfinished.get(name, []), epoch_before)
+            self._look_at_ends(session, unfinished.get(name, []))
             if session["head"] > 1 and (session["oldest_base"] or session["head"]) >= session["head"]:
                 raise Violated("N-1", "nothing that the version before the head stands on is kept", session)
             seen = self.versions[name]
@@ -316,6 +323,18 @@ class History:
         if waiting > self._settings.queue_length_max + 1:  # and one that was running and waits again
             raise Violated("BOUNDED", name, now)
 
+    def _look_at_ends(self, session: dict[str, Any], now: list[Unfinished]) -> None:
+        """FENCED: a running turn that ends without a version takes its epoch with it."""
+        still = {each.message_id for each in now}
+        for each in self._unfinished.get(session["session_id"], []):
+            is_same = each.status == "running" and each.epoch == session["epoch"]
+            if (
+                is_same
+                and each.message_id not in still
+                and session["head"] == len(self.versions[session["session_id"]])
+            ):
+                raise Violated("FENCED", "a turn was ended, and its attempt is not fenced out", session, each)
+
     def _look_at_chain(self, session: dict[str, Any]) -> None:
         """L8: when all is sound, a chain that outgrew its snapshot is compacted within a few turns."""
         name, delta_bytes = session["session_id"], session["chain_bytes"] - session["snapshot_bytes"]
@@ -353,7 +372,9 @@ class History:
     def survived(self) -> None:
         """Look at what a hub's death left: what was durable, is; its last write may be. DURABLE-FIRST."""
         for name, seen in self.versions.items():
-            rows = self.query("SELECT head FROM session WHERE session_id = ?", name)
+            rows = self.query("SELECT head, epoch FROM session WHERE session_id = ?", name)
+            if not rows or rows[0]["epoch"] < self._epochs[name]:
+                raise Violated("DURABLE-FIRST", "an epoch was lost with the hub", name, self._epochs[name], rows)
             if seen and (not rows or rows[0]["head"] < len(seen)):
                 raise Violated("DURABLE-FIRST", "a version was lost with the hub", name, len(seen), rows)
         self.wrote()

@@ -11,6 +11,8 @@ from tests.simulation.world import World
 FORMS = ["lines"] * 6 + ["json", "json", "async", "async", "leave"]
 """How an answer is waited for; who leaves never asks again."""
 RETRY_S = 0.5
+SOUND_MESSAGES = 2
+"""How many of its messages a client sends when all is sound again."""
 
 
 class Client:
@@ -35,8 +37,11 @@ class Client:
         chance = self.world.chance
         numbers = list(range(messages))
         while numbers:
+            if len(numbers) <= SOUND_MESSAGES:
+                await self.world.is_sound.wait()
+                await asyncio.sleep(chance.choice([0, 5, 20]))
             await asyncio.sleep(chance.choice([0, 0, 0.01, 1]))
-            count = chance.choice([1, 1, 1, 4])
+            count = min(chance.choice([1, 1, 1, 4]), max(len(numbers) - SOUND_MESSAGES, 1))
             burst, numbers = numbers[:count], numbers[count:]
             await asyncio.gather(*[self.strand.spawn(self._say(number)) for number in burst])
 

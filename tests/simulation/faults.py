@@ -9,9 +9,23 @@ KINDS = (
     *("hub dies", "hub dies", "hub dies at a step", "hub dies at a write", "hub dies at a write", "power"),
     *("hub stops", "hub freezes"),
     *("worker dies", "worker dies at a step", "worker stops", "worker freezes", "worker freezes", "loop blocks"),
-    *("drought", "cut", "cut", "half a frame", "silence", "late end"),
-    *("disk fails", "disk fails", "disk is slow", "evict", "rollout", "damage", "rot", "late request"),
+    *("drought", "cut", "cut", "half a frame", "silence", "late end", "exile"),
+    *(
+        "disk fails",
+        "disk fails",
+        "disk is slow",
+        "evict",
+        "rollout",
+        "damage",
+        "rot",
+        "late request",
+        "strange request",
+    ),
 )
+LINGERS_S = dict.fromkeys(("hub freezes", "worker freezes", "loop blocks"), 40.0) | dict.fromkeys(
+    ("drought", "silence", "late end", "exile"), 20.0
+)
+"""How long after its moment a fault's effect may begin to end."""
 LATEST_S = 25.0
 MOST = 14
 
@@ -38,6 +52,11 @@ def plan(chance: random.Random) -> list[Fault]:
         for _ in range(count)
     ]
     return sorted(faults, key=lambda fault: fault.at_s)
+
+
+def lingers_s(faults: Sequence[Fault]) -> float:
+    """Return when the last effect is over, after the last fault."""
+    return max((LINGERS_S.get(fault.kind, 0.0) for fault in faults), default=0.0) + 5
 
 
 def shrunk(faults: Sequence[Fault], fails: Callable[[Sequence[Fault]], bool]) -> list[Fault]:

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Callable
 
-from satchel.model import PayloadKind, SessionId
-from satchel.protocol.messages import AttemptName, Failure, FailureCode, Frame, NeedSnapshot, Request, Result
+from satchel.model import PayloadKind, SessionId, StateName
+from satchel.protocol.messages import AttemptName, Committed, Failure, FailureCode, Frame, NeedSnapshot, Request, Result
 from tests.simulation.checks import History, Violated
 
 
 class FrameWatch:
-    """One worker's requests, and whether its answers keep to them. L4, L5, FENCED."""
+    """One worker's requests, and whether its answers keep to them. EXACT-BASE, DURABLE-FIRST, FENCED, L4, L5."""
 
     def __init__(self, history: History, broken: Callable[[Violated], None]) -> None:
         self._history = history
@@ -24,6 +24,8 @@ class FrameWatch:
             self.requests[frame.attempt] = frame
         if isinstance(frame, NeedSnapshot):
             self._asked_whole.add(frame.attempt)
+        if isinstance(frame, Committed) and not self._history.is_committed(frame.attempt):
+            self._broken(Violated("DURABLE-FIRST", "a worker is told of a commit that is not", frame.attempt))
 
     def says(self, frame: Frame) -> None:
         match frame:
@@ -32,8 +34,14 @@ class FrameWatch:
             case Result():
                 self._made(frame)
 
-    def runs(self, name: AttemptName) -> None:
-        """Hear that a handler starts. FENCED: in one process, attempts of a session start in the order of epochs."""
+    def runs(self, name: AttemptName, state: StateName) -> None:
+        """Hear that a handler starts on *state*.
+
+        EXACT-BASE: it is the one that the request names. FENCED: in one process,
+        attempts of a session start in the order of epochs.
+        """
+        if state != self.requests[name].base:
+            self._broken(Violated("EXACT-BASE", name, state, self.requests[name].base))
         if name.epoch <= self._ran.get(name.session_id, -1):
             self._broken(Violated("FENCED", "an earlier attempt starts after a later one", name, self._ran))
         self._ran[name.session_id] = name.epoch

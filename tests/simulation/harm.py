@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from satchel.model import DEFAULT_TENANT, SessionId, SessionKey
 from tests.simulation.disk import Moment
 from tests.simulation.faults import Fault
+from tests.simulation.net import Half
 from tests.simulation.rot import rot
 from tests.simulation.world import SESSIONS, World
 
@@ -78,6 +79,9 @@ def _to_workers(world: World, fault: Fault) -> None:
         case "late request":
             for each in workers:
                 each.handlers.post(each.hear_again, chance)
+        case "strange request":
+            for each in workers:
+                each.handlers.post(each.hear_of_another_state, chance)
         case "rollout":
             world.spawn(_roll_out(world, chance.choice([0.1, 2])))
 
@@ -90,13 +94,18 @@ def _to_links(world: World, fault: Fault) -> None:
     wire = chance.choice(wires)
     match fault.kind:
         case "cut":
-            wire.cut_after(chance.choice([0, 0, 1, 2, 5]), is_half=False)
+            wire.cut_after(chance.choice([0, 0, 1, 2, 5]), half=None)
         case "half a frame":
-            wire.cut_after(chance.choice([0, 1, 2, 5]), is_half=True)
+            wire.cut_after(chance.choice([0, 1, 2, 5]), half=chance.choice(list(Half)))
         case "silence":
             wire.fall_silent()
         case "late end":
             wire.cut_at_worker(chance.choice([0.1, 1, 20]))
+        case "exile":
+            wire.cut_at_hub(chance.choice([0.5, 3, 10]))
+            if chance.random() < 0.7:
+                hub_dies = functools.partial(world.hub_died, delay_s=chance.choice(DOWN_S))
+                world.loop.world.post(hub_dies, delay_s=chance.choice([0.5, 2, 6]))
 
 
 def _to_disk(world: World, fault: Fault) -> None:

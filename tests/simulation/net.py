@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import enum
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,15 @@ from tests.simulation.loop import Strand
 from tests.simulation.trace import Trace
 
 DELAYS_S = (0, 0.0005, 0.001, 0.001, 0.005, 0.03)
+
+
+class Half(enum.Enum):
+    """What comes after a frame that arrives in part."""
+
+    LAST = enum.auto()
+    """The end of the connection."""
+    ALONE = enum.auto()
+    """The next frame: only the frame is lost."""
 
 
 class Lane:
@@ -43,6 +53,8 @@ class End:
     async def send(self, frame: bytes) -> None:
         if self._is_closed:
             raise LinkClosed
+        if self._wire.chance.random() < 0.05:  # no room for it at once
+            await asyncio.sleep(self._wire.chance.choice([0.001, 0.02, 0.3]))
         self._wire.carry(self, frame)
 
     async def receive(self) -> bytes:
@@ -75,7 +87,7 @@ class Wire:
         self._trace = trace
         self._is_silent = False
         self._frames_left: int | None = None
-        self._is_half = False
+        self._half: Half | None = None
         self.worker = End(self, worker.process.name, worker, hub)
         self.hub = End(self, hub.process.name, hub, worker)
         self.worker.peer, self.hub.peer = self.hub, self.worker
@@ -88,9 +100,11 @@ class Wire:
         if self._frames_left is not None and frame is not None:
             self._frames_left -= 1
             if self._frames_left < 0:
-                if self._is_half:
+                self._frames_left = None
+                if self._half is not None:
                     end.lane.carry(end.peer.arrive, frame[: self.chance.randrange(len(frame))])
-                self.cut()
+                if self._half is not Half.ALONE:
+                    self.cut()
                 return
         end.lane.carry(end.peer.arrive, frame)
 
@@ -101,9 +115,9 @@ class Wire:
         for end in (self.worker, self.hub):
             end.lane.carry(end.peer.arrive, None)
 
-    def cut_after(self, frames: int, *, is_half: bool) -> None:
-        """Cut it at the frame after *frames* more, and have half of that one arrive."""
-        self._frames_left, self._is_half = frames, is_half
+    def cut_after(self, frames: int, *, half: "Half | None") -> None:
+        """Cut it at the frame after *frames* more, of which nothing or *half* arrives."""
+        self._frames_left, self._half = frames, half
 
     def fall_silent(self) -> None:
         """Lose everything from now on; neither end hears of it."""
@@ -116,6 +130,13 @@ class Wire:
         self._is_silent = True
         self.worker.strand.post(self.worker.end)
         self.worker.lane.carry(self.hub.arrive, None, late_s=late_s)
+
+    def cut_at_hub(self, late_s: float) -> None:
+        """Have the hub hear of the end at once, and the worker after *late_s*: it goes on, and nobody listens."""
+        self._trace.add("net", f"cut (late {late_s}) {self.worker.name} and {self.hub.name}")
+        self._is_silent = True
+        self.hub.strand.post(self.hub.end)
+        self.hub.lane.carry(self.worker.arrive, None, late_s=late_s)
 
     def lose(self, dead: End) -> None:
         """A process died: its operating system closes its end."""

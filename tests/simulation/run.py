@@ -17,7 +17,7 @@ import msgspec
 
 from tests.simulation.checks import Violated
 from tests.simulation.clients import Client
-from tests.simulation.faults import LATEST_S, Fault, plan
+from tests.simulation.faults import LATEST_S, Fault, lingers_s, plan
 from tests.simulation.harm import suffer
 from tests.simulation.loop import SimulatedLoop, Stalled, run
 from tests.simulation.observe import observed
@@ -95,6 +95,8 @@ def _run(world: World, faults: Sequence[Fault]) -> Violated | None:
 
 async def _live(world: World, faults: Sequence[Fault]) -> None:
     """Clients talk while harm is done; then all is healed, and every client comes to its end."""
+    if not faults:
+        world.becomes_sound()
     await world.start_hub()
     for _ in range(WORKERS):
         world.start_worker()
@@ -107,7 +109,7 @@ async def _live(world: World, faults: Sequence[Fault]) -> None:
     harm = world.spawn(suffer(world, faults))
     await _first_failure(world, [harm])
     await asyncio.sleep(LATEST_S / 5)
-    await world.heal()
+    await world.heal(lingers_s=lingers_s(faults))
     try:
         async with asyncio.timeout(PATIENCE_S):
             await _first_failure(world, clients)

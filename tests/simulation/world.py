@@ -19,7 +19,19 @@ from satchel.hub.coordinator import Coordinator
 from satchel.hub.link import serve_worker
 from satchel.hub.settings import HubSettings, Keys
 from satchel.hub.telemetry import Telemetry
-from satchel.model import DEFAULT_TENANT, Link, PayloadKind, SessionKey, StateName, Version, WorkerId, next_state_id
+from satchel.model import (
+    DEFAULT_TENANT,
+    Epoch,
+    Link,
+    MessageId,
+    PayloadKind,
+    SessionKey,
+    StateId,
+    StateName,
+    Version,
+    WorkerId,
+    next_state_id,
+)
 from satchel.protocol.messages import Failure, Register, Registered, Result
 from satchel.state.database import opened_image
 from satchel.state.digest import digest
@@ -47,9 +59,6 @@ SLOTS = 2
 TURN_TIMEOUT_S = 20.0
 ENDS_S = 1200
 """Simulated: a full queue of messages of which every attempt runs into its bound."""
-
-SOUND_AFTER_S = 45.0
-"""When the last fault's effects are over: a process is frozen for 40 s at most."""
 
 
 class Helper:
@@ -295,7 +304,27 @@ class WorkerProcess:
         ]
         if overtaken:
             self.world.history.counts["late request"] += 1
-            runtime.receive(chance.choice(overtaken))
+            self.receive(chance.choice(overtaken))
+
+    def hear_of_another_state(self, chance: random.Random) -> None:
+        """Be asked for the version that it holds, as another attempt made it: it holds no such state."""
+        idle = [
+            request
+            for name, request in self.frames.requests.items()
+            if (copy := self.runtime._copies.get(name.session_id)) is not None
+            and name.session_id not in self.runtime._attempts
+            and copy.session.name.version > 0
+        ]
+        if not idle:
+            return
+        request = chance.choice(idle)
+        copy: Any = self.runtime._copies.get(request.attempt.session_id)
+        name = msgspec.structs.replace(
+            request.attempt, message_id=MessageId(f"strange-{self.world._now_ms()}"), epoch=Epoch(copy.epoch + 1)
+        )
+        base = StateName(copy.session.name.version, StateId(chance.randbytes(16)))
+        self.world.history.counts["strange request"] += 1
+        self.receive(msgspec.structs.replace(request, attempt=name, base=base, chain=()))
 
     async def _dial(self) -> Any:
         world = self.world
@@ -333,7 +362,9 @@ class WorkerProcess:
         world.trace.add(
             self.process.name, f"handler of {turn.message_id}, attempt {turn.attempt}, makes v{turn.version}"
         )
-        self.frames.runs(turn._voice._name)
+        copy = self.runtime._copies.get(turn.session_id)
+        if copy is not None:
+            self.frames.runs(turn._voice._name, copy.session.name)
         world.history.runs.append(
             Run(
                 turn.session_id,
@@ -420,6 +451,8 @@ class World:
         self.workers: dict[WorkerProcess, None] = {}
         self.schema_number = 1
         self.is_over = False
+        self.is_sound = asyncio.Event()
+        """Nothing but what messages ask for goes wrong any more."""
         self.failed: asyncio.Future[None] = loop.create_future()
         self._hubs = 0
         self._started = 0
@@ -559,14 +592,19 @@ class World:
 
     # --- the end -------------------------------------------------------------------------------
 
-    async def heal(self) -> None:
-        """End all faults: one hub, workers with room."""
+    async def heal(self, *, lingers_s: float) -> None:
+        """End all faults: one hub, workers with room. After *lingers_s* nothing of them is left."""
         self.disk.heal()
         self.schema_number = max(self.schema_number, *(worker.schema_number for worker in self.workers), 1)
         await self.start_hub()
         self.start_worker()
         self.start_worker()
-        self.history.sound_since_ms = self._now_ms() + int(1000 * SOUND_AFTER_S)
+        self.loop.world.post(self.becomes_sound, delay_s=lingers_s)
+
+    def becomes_sound(self) -> None:
+        if self.history.sound_since_ms is None:
+            self.history.sound_since_ms = self._now_ms()
+            self.is_sound.set()
 
     async def check_leaks(self) -> None:
         """L1: what nobody waits for ends, too. L6: nothing is held by what is over: no slot, wait, runner, attempt."""
