@@ -189,8 +189,8 @@ class History:
         self.died_at_ms: dict[str, int] = {}
         self.blocked_at_ms = 0
         """When a handler last blocked its loop."""
-        self._due: dict[str, list[int]] = defaultdict(list)
-        """When each session's turns were committed since its chain is due for compaction."""
+        self._due: dict[tuple[str, int], list[int]] = defaultdict(list)
+        """When turns were committed on a session's snapshot since its deltas outgrew it."""
         self.messages: list[Message] = []
         self.runs: list[Run] = []
         self.counts: Counter[str] = Counter()
@@ -265,7 +265,7 @@ class History:
         count = sum(map(len, self.versions.values()))
         unfinished = self._now_unfinished()
         for session in self.query(
-            "SELECT session_id, head, state_id, epoch, chain_deltas, chain_bytes, snapshot_bytes, "
+            "SELECT session_id, head, state_id, epoch, chain_deltas, chain_bytes, snapshot_bytes, snapshot_version, "
             "(SELECT min(version) FROM snapshot AS n WHERE n.tenant = s.tenant AND n.session_id = s.session_id) "
             "AS oldest_base FROM session AS s"
         ):
@@ -337,14 +337,14 @@ class History:
 
     def _look_at_chain(self, session: dict[str, Any]) -> None:
         """L8: when all is sound, a chain that outgrew its snapshot is compacted within a few turns."""
-        name, delta_bytes = session["session_id"], session["chain_bytes"] - session["snapshot_bytes"]
+        delta_bytes = session["chain_bytes"] - session["snapshot_bytes"]
         is_due = delta_bytes >= COMPACT_WEIGHT * session["snapshot_bytes"]
         if session["chain_deltas"] < self._settings.compact_deltas_min or not is_due or self.sound_since_ms is None:
-            self._due[name].clear()
             return
-        self._due[name].append(self._now_ms())
-        if len(self._due[name]) > 2 and self._due[name][-1] - self._due[name][1] > 30_000:
-            raise Violated("L8", "deltas pile up behind a snapshot", session, self._due[name])
+        due = self._due[session["session_id"], session["snapshot_version"]]
+        due.append(self._now_ms())
+        if len(due) > 2 and due[-1] - due[1] > 30_000:
+            raise Violated("L8", "deltas pile up behind a snapshot", session, due)
 
     def _committed(self, session: dict[str, Any], epoch_before: int) -> None:
         name, head = session["session_id"], session["head"]

@@ -95,7 +95,9 @@ def _run(world: World, faults: Sequence[Fault]) -> Violated | None:
 
 async def _live(world: World, faults: Sequence[Fault]) -> None:
     """Clients talk while harm is done; then all is healed, and every client comes to its end."""
-    if not faults:
+    if faults:
+        world.disk.fault_rate = world.chance.choice([0, 0, 0.02])
+    else:
         world.becomes_sound()
     await world.start_hub()
     for _ in range(WORKERS):
