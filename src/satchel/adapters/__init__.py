@@ -1,0 +1,1 @@
+"""Where a framework's state lives in a session: one file for each framework, imported only by who uses it."""
