@@ -33,3 +33,7 @@ proto:
 # Hubs, workers and clients in simulated time, under faults: just sim 17, just sim --seeds 2000
 sim *args:
     uv run python -m tests.simulation {{ args }}
+
+# Give what takes bytes from outside bytes that nobody sends: just fuzz list, just fuzz image --seconds 300
+fuzz *args:
+    uv run --group fuzz python -m tests.fuzz {{ args }}

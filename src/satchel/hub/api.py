@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -112,13 +113,13 @@ class Api:
         form = _answer_form(request)
         if form == "json":
             return _json(render.message(await self._coordinator().store.log.turn(key, message_id)))
-        after = request.query_params.get("after", request.headers.get("last-event-id"))
+        after = _query(request).get("after", request.headers.get("last-event-id"))
         delivery = await self._coordinator().deliver(key, message_id)
         return await self._stream(delivery, form=form, after=-1 if after is None else _natural(after, "after"))
 
     async def get_messages(self, request: Request) -> Response:
         key = self._session_key(request)
-        limit, before = _limit(request), request.query_params.get("before")
+        limit, before = _limit(request), _query(request).get("before")
         turns = await self._coordinator().store.log.turns(
             key, limit=limit + 1, before=None if before is None else _natural(before, "before")
         )
@@ -165,8 +166,8 @@ class Api:
 
     async def get_sessions(self, request: Request) -> Response:
         tenant = self._tenant(request)
-        limit, cursor = _limit(request), request.query_params.get("cursor")
-        agent = request.query_params.get("agent")
+        limit, cursor = _limit(request), _query(request).get("cursor")
+        agent = _query(request).get("agent")
         sessions = await self._coordinator().store.log.sessions(
             tenant,
             agent=agent,
@@ -238,7 +239,7 @@ def create_app(
     """Return the ASGI app of a hub. *coordinator* gives the open one, or raises what a caller is told."""
     api = Api(coordinator, gate)
     session = "/v1/sessions/{session_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(f"{session}/messages", api.post_message, methods=["POST"]),
             Route(f"{session}/messages", api.get_messages, methods=["GET"]),
@@ -260,6 +261,8 @@ def create_app(
             Exception: _refuse_unknown,
         },
     )
+    app.router.redirect_slashes = False  # one form of a path; its redirect decodes any query
+    return app
 
 
 class EventStream:
@@ -427,6 +430,13 @@ def _quality(media_range: str) -> float:
     return 1.0
 
 
+def _query(request: Request) -> QueryParams:
+    try:
+        return request.query_params
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("The query is not UTF-8.", hint="Percent-encode its values.") from error
+
+
 def _natural(text: str, name: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < len(str(2**63)):
         return int(text)
@@ -434,7 +444,7 @@ def _natural(text: str, name: str) -> int:
 
 
 def _limit(request: Request) -> int:
-    limit = _natural(request.query_params.get("limit", str(PAGE_ITEMS_DEFAULT)), "limit")
+    limit = _natural(_query(request).get("limit", str(PAGE_ITEMS_DEFAULT)), "limit")
     if not 1 <= limit <= PAGE_ITEMS_MAX:
         raise InvalidRequest(f"limit is 1 to {PAGE_ITEMS_MAX}.", field="limit")
     return limit
@@ -465,7 +475,7 @@ async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG0
 async def _refuse_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     what = "There is no such path." if status == 404 else f"{request.method} is not offered here."  # noqa: PLR2004
-    body = InvalidRequest(what, hint="GET /openapi.json describes the API.", path=request.url.path).body()
+    body = InvalidRequest(what, hint="GET /openapi.json describes the API.", path=request.scope["path"]).body()
     headers = error.headers if isinstance(error, HTTPException) else None
     return _json({"error": body}, status=status, headers=dict(headers or {}))  # a 405 says what is allowed
 

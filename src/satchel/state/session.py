@@ -143,6 +143,9 @@ class OpenSession:
             _check_digest(database, digest)
             database = _reopened(database, facts) if len(links) > 1 else database
             return cls(session_id, database, name=base, number=schema.number, facts=facts)
+        except (apsw.Error, UnicodeDecodeError) as error:  # pages that are sound, with names that are not
+            database.close()
+            raise CorruptState(f"A state cannot be read: {error}") from error
         except BaseException:
             database.close()
             raise
