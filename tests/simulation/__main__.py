@@ -3,6 +3,8 @@
 just sim 17                 seed 17, as it always runs
 just sim 17 --faults 2,5    with the third and sixth of its faults alone
 just sim --seeds 2000       seeds 0 to 1999, on every core
+just sim --mutants          how many seeds it takes until each mutant is noticed
+just sim --mutant "drop the dedupe" 17    seed 17 of one mutant
 """
 
 import argparse
@@ -14,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tests.simulation.faults import Fault, shrunk
+from tests.simulation.measure import Kill, kills, simulate_mutant, table
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.run import Outcome, simulate
 
 TRACE_SHOWN = 60
@@ -30,9 +34,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, help="run this many seeds, and shrink what breaks")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first of them (default: 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
+    parser.add_argument("--mutants", action="store_true", help="measure how soon every mutant is noticed")
+    parser.add_argument("--mutant", metavar="NAME", help="leave this rule out (with a seed), or measure it alone")
+    parser.add_argument("--ranges", type=int, default=5, help="disjoint ranges of seeds to measure (default: 5)")
+    parser.add_argument("--most", type=int, default=300, help="seeds of each range (default: %(default)s)")
     chosen = parser.parse_args(arguments)
+    if chosen.mutant is not None and chosen.mutant not in MUTANTS:
+        parser.error("there is no such mutant; there are: " + "; ".join(MUTANTS))
+    if chosen.mutants or (chosen.mutant is not None and chosen.seed is None):
+        names = list(MUTANTS) if chosen.mutant is None else [chosen.mutant]
+        return measure(names, ranges=chosen.ranges, most=chosen.most, jobs=chosen.jobs)
     if (chosen.seed is None) == (chosen.seeds is None):
         parser.error("name one seed, or say how many: --seeds N")
+    if chosen.mutant is not None:
+        outcome = simulate_mutant(MUTANTS[chosen.mutant], chosen.seed)
+        show(outcome, trace=chosen.trace)
+        return 0 if outcome.broken else 1
     if chosen.seeds is not None:
         return explore(range(chosen.first, chosen.first + chosen.seeds), jobs=chosen.jobs, trace=chosen.trace)
     return replay(chosen.seed, chosen.faults, trace=chosen.trace)
@@ -66,6 +83,23 @@ def explore(seeds: Sequence[int], *, jobs: int, trace: int) -> int:
     for what, count in sorted(counts.items()):
         print(f"{count:9}  {what}")
     return 0
+
+
+def measure(names: Sequence[str], *, ranges: int, most: int, jobs: int) -> int:
+    """Measure mutants, and print the docs' table; 1 if one was not noticed in some range."""
+    measured: list[Kill] = []
+    began, count = time.monotonic(), ranges * len(names)
+    for kill in kills(names, ranges=ranges, most=most, jobs=jobs):
+        measured.append(kill)
+        left_s = (count - len(measured)) * (time.monotonic() - began) / len(measured)
+        print(
+            f"{len(measured)} of {count}, {left_s:.0f} s left: {kill.mutant}: seed {kill.seed} {kill.broken or '-'}",
+            flush=True,
+        )
+    print()
+    for line in table(measured, most=most):
+        print(line)
+    return 0 if all(kill.broken for kill in measured) else 1
 
 
 def run_all(seeds: Sequence[int], *, jobs: int) -> Iterable[Outcome]:

@@ -236,6 +236,11 @@ class History:
         )
         return [row["status"] for row in rows] == ["committed"]
 
+    def is_started_after(self, name: AttemptName) -> bool:
+        """Tell whether a later attempt of the same message runs."""
+        first = next(iter(self._unfinished.get(name.session_id, [])), None)
+        return first is not None and first.message_id == name.message_id and (first.epoch or 0) > name.epoch
+
     def check_adopted(self, name: AttemptName) -> None:
         """FENCED: the attempt that a hub goes on with is the one of the highest epoch."""
         [row] = self.query(

@@ -9,18 +9,9 @@ KINDS = (
     *("hub dies", "hub dies", "hub dies at a step", "hub dies at a write", "hub dies at a write", "power"),
     *("hub stops", "hub freezes"),
     *("worker dies", "worker dies at a step", "worker stops", "worker freezes", "worker freezes", "loop blocks"),
-    *("drought", "cut", "cut", "half a frame", "silence", "late end", "exile"),
-    *(
-        "disk fails",
-        "disk fails",
-        "disk is slow",
-        "evict",
-        "rollout",
-        "damage",
-        "rot",
-        "late request",
-        "strange request",
-    ),
+    *("drought", "cut", "cut", "half a frame", "silence", "late end", "exile", "exile"),
+    *("disk fails", "disk fails", "disk is slow", "damage", "rot"),
+    *("evict", "rollout", "late request", "strange request"),
 )
 LINGERS_S = dict.fromkeys(("hub freezes", "worker freezes", "loop blocks"), 40.0) | dict.fromkeys(
     ("drought", "silence", "late end", "exile"), 20.0

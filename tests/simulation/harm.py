@@ -2,17 +2,23 @@
 
 import asyncio
 import functools
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from satchel.model import DEFAULT_TENANT, SessionId, SessionKey
+from satchel.protocol.messages import AttemptName
 from tests.simulation.disk import Moment
 from tests.simulation.faults import Fault
 from tests.simulation.net import Half
 from tests.simulation.rot import rot
-from tests.simulation.world import SESSIONS, World
+from tests.simulation.world import SESSIONS, WorkerProcess, World
+
+Found = TypeVar("Found")
 
 FROZEN_S = (0.5, 5, 18, 40)
 """A link gives a silent peer up after 20 s at most."""
+LOOK_S = 0.005
 DOWN_S = (0.0, 0.1, 1, 5)
 
 
@@ -102,10 +108,7 @@ def _to_links(world: World, fault: Fault) -> None:
         case "late end":
             wire.cut_at_worker(chance.choice([0.1, 1, 20]))
         case "exile":
-            wire.cut_at_hub(chance.choice([0.5, 3, 10]))
-            if chance.random() < 0.7:
-                hub_dies = functools.partial(world.hub_died, delay_s=chance.choice(DOWN_S))
-                world.loop.world.post(hub_dies, delay_s=chance.choice([0.5, 2, 6]))
+            world.spawn(_exile(world, chance))
 
 
 def _to_disk(world: World, fault: Fault) -> None:
@@ -122,6 +125,35 @@ def _to_disk(world: World, fault: Fault) -> None:
             if rot(world.path, session, chance):
                 world.trace.add("disk", f"rots under {session}")
                 world.history.rotten.add(session)
+
+
+async def _exile(world: World, chance: random.Random) -> None:
+    """Have the hub alone give a working worker up and run its turn elsewhere, then die; both workers come back."""
+    worker = await _until(lambda: next((each for each in world.workers if _attempts(each)), None), patience_s=5)
+    if worker is None or worker.wire is None:
+        return
+    wire, name = worker.wire, _attempts(worker)[0]
+    wire.cut_at_hub()
+
+    if await _until(lambda: world.history.is_started_after(name) or None, patience_s=10):
+        await asyncio.sleep(chance.choice([0, 0, 0.05, 1]))
+        world.hub_died(delay_s=chance.choice([0, 0.1, 1]))
+    await asyncio.sleep(chance.choice([0, 0, 0.5]))
+    wire.end_at_worker()
+
+
+def _attempts(worker: WorkerProcess) -> list[AttemptName]:
+    runtime = getattr(worker, "runtime", None)
+    return [] if runtime is None else [attempt.name for attempt in runtime._attempts.values()]
+
+
+async def _until(found: Callable[[], Found | None], *, patience_s: float) -> Found | None:
+    """Look for something until it is there, or the time is up."""
+    for _ in range(int(patience_s / LOOK_S)):
+        if (thing := found()) is not None:
+            return thing
+        await asyncio.sleep(LOOK_S)
+    return None
 
 
 async def _restart(world: World, delay_s: float) -> None:

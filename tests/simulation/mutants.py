@@ -1,142 +1,654 @@
 """The product with one rule left out, each rule in turn: what the simulation must notice.
 
-A mutant changes the text of a few of the product's functions in memory and gives them
-the code of the changed text, so that it holds wherever they were imported. A text that
-is not there, or there twice, is an error: the table follows the product.
+*breaks* is the promise that is seen broken first in most seeds, *seed* one that
+breaks one. ``just sim --mutants`` measures them.
 """
 
-import ast
-import contextlib
-import functools
-import importlib
-import inspect
-import types
-from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+from typing import Final
 
-import msgspec
+from tests.simulation.mutation import Edit, Mutant
 
-from satchel.store import statements
+_MUTANTS: Final = (
+    # --- what the store compares before it writes ---
+    Mutant(
+        "skip the epoch check",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("store.fence:check_attempt", " or turn.epoch != epoch", ""),
+            Edit("store.fence:check_commit", "session.epoch != commit.epoch or ", ""),
+        ),
+    ),
+    Mutant(
+        "compare the version but not the state ID at the commit",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "store.fence:check_commit", "session.head != commit.base", "session.head.version != commit.base.version"
+            ),
+        ),
+    ),
+    Mutant(
+        "skip the comparison of the head",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.fence:check_commit", " or session.head != commit.base", ""),),
+    ),
+    Mutant(
+        "commit a turn that was cancelled",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("store.fence:check_commit", "check_attempt(turn, commit.epoch)", "pass"),
+            Edit("store.fence:check_commit", "session.epoch != commit.epoch or ", ""),
+        ),
+    ),
+    # --- order ---
+    Mutant(
+        "start a turn that is not first",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.fence:check_start", " or first != turn.message_id", ""),),
+    ),
+    Mutant(
+        "serve the last message first",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("hub.runner:SessionRunner.run", "popleft()", "pop()"),
+            Edit("store.fence:check_start", " or first != turn.message_id", ""),
+            Edit("hub.runner:SessionRunner._run_turn", "self._waiting[0].place < turn.place", "False"),
+        ),
+    ),
+    # --- the end of a turn ---
+    Mutant(
+        "answer before the commit",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner._commit",
+                "            ended = await",
+                "            stream.finish(complete)\n            ended = await",
+            ),
+            Edit("hub.runner:SessionRunner._commit", "        stream.finish(complete)\n        del", "        del"),
+        ),
+    ),
+    Mutant(
+        "tell the worker before the commit",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner._commit",
+                "            ended = await",
+                ("            attempt.member.send(Committed(attempt.name))\n            ended = await"),
+            ),
+        ),
+    ),
+    Mutant(
+        "guess that an unknown commit was made",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner._commit",
+                "        except Fenced:",
+                "        except StoreUnavailable:\n            ended = turn\n        except Fenced:",
+            ),
+            Edit(
+                "hub.runner:SessionRunner._commit",
+                "self._until_known(lambda: self._log.commit(commit))",
+                "self._log.commit(commit)",
+            ),
+        ),
+    ),
+    Mutant(
+        "guess that an unknown commit was not made",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner._commit",
+                "        except Fenced:",
+                (
+                    "        except StoreUnavailable as error:\n"
+                    "            body = msgspec.convert(error.body(), ErrorBody)\n"
+                    "            turn = msgspec.structs.replace(turn, status=TurnStatus.FAILED, error=body)\n"
+                    '            self._stop_attempt("")\n'
+                    "            self._tell_end(turn)\n"
+                    "            return turn\n"
+                    "        except Fenced:"
+                ),
+            ),
+            Edit(
+                "hub.runner:SessionRunner._commit",
+                "self._until_known(lambda: self._log.commit(commit))",
+                "self._log.commit(commit)",
+            ),
+        ),
+    ),
+    # --- the events of an attempt ---
+    Mutant(
+        "deliver an old attempt's event",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner.receive",
+                " or attempt.name != frame.attempt",
+                " or (attempt.name != frame.attempt and not isinstance(frame, Event))",
+            ),
+        ),
+    ),
+    Mutant(
+        "take an old attempt's result",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.runner:SessionRunner.receive", " or attempt.name != frame.attempt", ""),),
+    ),
+    Mutant(
+        "take a frame from any worker",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner.receive",
+                " or attempt.member is not member or attempt.name != frame.attempt",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "restart without saying so",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.stream:TurnStream.restart",
+                '            self._append("restarted", Restarted(reason=reason), index=0)',
+                "            pass",
+            ),
+        ),
+    ),
+    Mutant(
+        "keep a lost attempt's events",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.stream:TurnStream.restart", "del self._events[1:]", "pass"),),
+    ),
+    Mutant(
+        "keep a lost attempt's texts",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.stream:TurnStream.restart", "0, 0, []", "0, 0, self._texts"),),
+    ),
+    Mutant(
+        "use the numbers of events again after a restart",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.stream:TurnStream.restart", "= start_number, 0, 0, []", "= 1, 0, 0, []"),),
+    ),
+    Mutant(
+        "adopt an attempt whose epoch is not current",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner.adopt",
+                "(turn.message_id, turn.epoch) != (name.message_id, name.epoch)",
+                "turn.message_id != name.message_id",
+            ),
+        ),
+    ),
+    # --- schemas ---
+    Mutant(
+        "send a session to a worker that does not serve its schema",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.fleet:Need.is_served_by", "return self.schema is None or", "return True or"),),
+    ),
+    Mutant(
+        "run a migration twice",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("state.session:OpenSession._prepare", "schema.number > self._number", "schema.number > 1"),
+            Edit("state.session:OpenSession._prepare", "after=self._number", "after=1"),
+        ),
+    ),
+    Mutant(
+        "skip a migration",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "state.session:OpenSession._prepare", "            schema.migrate(database, after=self._number)\n", ""
+            ),
+        ),
+    ),
+    Mutant(
+        "forget that a migration ran",
+        breaks="",
+        seed=0,
+        edits=(Edit("state.session:OpenSession.commit", "self._number = turn.number", "pass"),),
+    ),
+    Mutant(
+        "send snapshots for ever after a change of schema",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "state.session:OpenSession.commit", "        self._schema_version = self._database.schema_version\n", ""
+            ),
+        ),
+    ),
+    # --- the copy at the worker ---
+    Mutant(
+        "forget the rollback after a failure",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.runtime:Runtime._failed", "self._roll_back(attempt)", "pass"),),
+    ),
+    Mutant(
+        "forget the rollback of a cancelled turn",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.runtime:Runtime._cancel", "self._roll_back(attempt)", "pass"),),
+    ),
+    Mutant(
+        "forget the rollback of a pending turn",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.runtime:_settle", "session.rollback()", "pass"),),
+    ),
+    Mutant(
+        "roll back by committing",
+        breaks="",
+        seed=0,
+        edits=(Edit("state.session:OpenSession.rollback", "self._database.rollback()", "self._database.commit()"),),
+    ),
+    Mutant(
+        "commit a pending turn that was not named",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.runtime:_settle", "resolution is Resolution.COMMIT", "True"),),
+    ),
+    Mutant(
+        "keep a stale copy warm",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.resolve:resolve", "if committed == request.base:", "if committed is not None:"),),
+    ),
+    Mutant(
+        "take an equal version for the same state",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "worker.resolve:resolve",
+                "if pending == request.base:",
+                "if pending is not None and pending.version == request.base.version:",
+            ),
+            Edit(
+                "worker.resolve:resolve",
+                "if committed == request.base:",
+                "if committed is not None and committed.version == request.base.version:",
+            ),
+        ),
+    ),
+    Mutant(
+        "accept a request of an earlier epoch",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.runtime:Runtime._begin", "name.epoch <= epoch_seen", "False"),),
+    ),
+    Mutant(
+        "do not wait for the older attempt",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.runtime:Runtime._run", "await attempt.older.has_released.wait()", "pass"),),
+    ),
+    # --- what must end ---
+    Mutant(
+        "never give a slot back",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.fleet:Fleet.vacate", "member.busy.discard(attempt)", "pass"),),
+    ),
+    Mutant(
+        "never give a reserved slot back",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.fleet:Fleet.unreserve", "member.reserved -= 1", "pass"),),
+    ),
+    Mutant(
+        "do not hear that a worker is lost",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.coordinator:Coordinator.leave", "self._lose(member)", "pass"),),
+    ),
+    Mutant(
+        "keep a lost worker in the fleet",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.fleet:Fleet.leave", "del self._members[(member.tenant, member.worker_id)]", "pass"),),
+    ),
+    Mutant(
+        "never lose a silent peer",
+        breaks="",
+        seed=0,
+        edits=(Edit("protocol.link:Link.tick", "self._silent_ticks >= PINGS_LOST_MAX", "False"),),
+    ),
+    Mutant(
+        "never end an attempt that runs too long",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.runner:SessionRunner._collect", "asyncio.timeout_at(deadline)", "asyncio.timeout_at(None)"),),
+    ),
+    Mutant(
+        "do not stop the attempt of an ended turn",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner._stop_attempt",
+                "attempt.member.send(Cancel(attempt.name, reason=reason))",
+                "pass",
+            ),
+        ),
+    ),
+    # --- repeats and bounds ---
+    Mutant(
+        "drop the dedupe",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "store.admission:admit",
+                "if known.status is not TurnStatus.FAILED:",
+                "if known.status in {TurnStatus.QUEUED, TurnStatus.RUNNING}:",
+            ),
+            Edit(
+                "log.sql:resend_turn",
+                "status = 'queued',",
+                "status = 'queued', version = NULL, state_id = NULL, answer = NULL,",
+            ),
+        ),
+    ),
+    Mutant(
+        "accept a known message ID with another text",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.admission:admit", "known.request_digest != request_digest", "False"),),
+    ),
+    Mutant(
+        "queue without a bound",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.admission:admit", "busy.waiting >= queue_length_max", "False"),),
+    ),
+    Mutant(
+        "start a message without a bound",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "hub.runner:SessionRunner._is_exhausted",
+                "return turn.starts - turn.starts_before >= ",
+                "return False and ",
+            ),
+        ),
+    ),
+    Mutant(
+        "put the attempt into the idempotency key",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.context:Turn.idempotency_key", "{label}", "{label}{facts.attempt}"),),
+    ),
+    Mutant(
+        "leave the message out of the idempotency key",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.context:Turn.idempotency_key", "\\0{facts.message_id}", ""),),
+    ),
+    # --- chains, compaction, retention ---
+    Mutant(
+        "publish a snapshot of other rows",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("hub.compaction:compact", "links=links,", "links=links[:-1],"),
+            Edit("hub.compaction:compact", "base=target.name,\n", "base=links[-2].name,\n"),
+            Edit("hub.compaction:compact", "digest=target.digest,", "digest=None,"),
+            Edit("store.fence:check_snapshot", " or digest not in {None, snapshot.digest}", ""),
+        ),
+    ),
+    Mutant(
+        "compact before verifying",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("hub.compaction:compact", "digest=target.digest,", "digest=None,"),
+            Edit("store.fence:check_snapshot", " or digest not in {None, snapshot.digest}", ""),
+        ),
+    ),
+    Mutant(
+        "delete n-1",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.sqlite:SqliteLog._trim_chains", "max(retain_versions, 1)", "0"),),
+    ),
+    Mutant(
+        "delete the old chain with its last reader",
+        breaks="",
+        seed=0,
+        edits=(Edit("log.sql:oldest_kept_base", " AND version <= :oldest", ""),),
+    ),
+    Mutant(
+        "delete answers that are to be kept",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.sqlite:SqliteLog._trim_answers", "max(retain_answers, 1) - 1", "0"),),
+    ),
+    # --- the disk ---
+    Mutant(
+        "sync the log at times only",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.files:_connect", '"synchronous", "full"', '"synchronous", "normal"'),),
+    ),
+    Mutant(
+        "never sync",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.files:_connect", '"synchronous", "full"', '"synchronous", "off"'),),
+    ),
+    Mutant(
+        "apply a delta twice",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "state.delta:apply_delta",
+                "            apsw.Changeset.apply(",
+                "            for _ in (1, 2): apsw.Changeset.apply(",
+            ),
+        ),
+    ),
+    Mutant(
+        "take a result unchecked",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.runner:SessionRunner._collect", "await check_result(signal, attempt.started)", "pass"),),
+    ),
+    # --- links and the rest ---
+    Mutant(
+        "send a lost connection's frames on the next one",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "worker.link:WorkerLink.lost",
+                "        self._outgoing = None\n",
+                "        self.kept, self._outgoing = self._outgoing, None\n",
+            ),
+            Edit(
+                "worker.link:_Connection._receive",
+                "self.was_registered = True",
+                (
+                    "self.was_registered = True\n"
+                    '                kept = getattr(self._owner, "kept", None)\n'
+                    "                for each in list(kept._queue) if kept else ():\n"
+                    "                    if each is not None and not isinstance(each, bytes):\n"
+                    "                        self._owner.send(each)"
+                ),
+            ),
+        ),
+    ),
+    Mutant(
+        "overlook a frame that cannot be read",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "protocol.link:Link.receive",
+                "            self._die(error.message)\n            raise",
+                "            return []",
+            ),
+        ),
+    ),
+    Mutant(
+        "evict a copy that is in use",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.cache:WarmCache._make_room", "if session_id not in self._busy", "if True"),),
+    ),
+    Mutant(
+        "leave unfinished turns to their callers after a restart",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.coordinator:Coordinator.open", "self._runner(turn.key).enqueue(turn)", "pass"),),
+    ),
+    Mutant(
+        "put a lost turn behind the others",
+        breaks="",
+        seed=0,
+        edits=(Edit("log.sql:requeue_turn", "epoch = NULL", "epoch = NULL, place = place + 1000"),),
+    ),
+    Mutant(
+        "requeue a turn that was ended",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("store.sqlite:SqliteLog.requeue", "check_attempt(self._turn(db, key, message_id), epoch)", "pass"),
+            Edit("log.sql:requeue_turn", "epoch = NULL", "epoch = NULL, finished_at_ms = NULL, version = NULL"),
+        ),
+    ),
+    Mutant(
+        "send deltas again to a worker that lacks the base",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("hub.runner:SessionRunner._collect", "self._forget_held(attempt, signal)", "pass"),
+            Edit(
+                "hub.runner:SessionRunner._collect",
+                "await self._dispatch(attempt, None)",
+                "await self._dispatch(attempt, attempt.started.session.head.version - 1)",
+            ),
+        ),
+    ),
+    Mutant(
+        "never compact",
+        breaks="",
+        seed=0,
+        edits=(Edit("hub.coordinator:Coordinator._is_compaction_due", "return is_due and", "return False and"),),
+    ),
+    Mutant(
+        "open another session's copy",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "worker.cache:WarmCache.get",
+                "return self._copies.get(session_id)",
+                "return self._copies.get(session_id) or next(iter(self._copies.values()), None)",
+            ),
+        ),
+    ),
+    Mutant(
+        "do not deliver a cancel to the handler",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.runtime:Runtime._cancel", "attempt.stop(FailureCode.CANCELLED)", "pass"),),
+    ),
+    Mutant(
+        "do not raise the epoch at a cancel",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.sqlite:SqliteLog._end", 'self._run(db, "raise_epoch", bindings)', "pass"),),
+    ),
+    Mutant(
+        "do not raise the epoch at a start",
+        breaks="",
+        seed=0,
+        edits=(Edit("log.sql:raise_epoch", "epoch + 1", "max(epoch, 1)"),),
+    ),
+    Mutant(
+        "forget events with the commit",
+        breaks="",
+        seed=0,
+        edits=(Edit("store.sqlite:SqliteLog._commit", "self._insert_events(db, commit)", "pass"),),
+    ),
+    Mutant(
+        "write the answer of another attempt",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "store.sqlite:SqliteLog._commit",
+                '"answer": commit.answer',
+                "\"answer\": (turn.answer or '') + (commit.answer or '').replace('2', '1')",
+            ),
+        ),
+    ),
+    Mutant(
+        "do not send an adopted attempt's events again",
+        breaks="",
+        seed=0,
+        edits=(Edit("worker.events:AttemptEvents.send_again", "in self._events:", "in ():"),),
+    ),
+    Mutant(
+        "open a state unverified",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit("store.chain:_payload", "checksum(stored.payload.data) != stored.payload.checksum", "False"),
+            Edit("state.payload:unseal", "payload.checksum != checksum(payload.data)", "False"),
+            Edit(
+                "store.sqlite_objects:SqliteObjects.get", "hashlib.sha256(data).digest() != name.content_hash", "False"
+            ),
+            Edit(
+                "state.session:_checked_delta",
+                "if link.name != StateName(version, next_state_id(base.state_id, version, PayloadKind.DELTA, raw)):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "name an object before it is whole",
+        breaks="",
+        seed=0,
+        edits=(
+            Edit(
+                "store.sqlite_objects:SqliteObjects.put",
+                "await self._finish(name)",
+                "asyncio.get_running_loop().create_task(self._finish(name))",
+            ),
+            Edit("store.sqlite:SqliteLog._require_objects", "not self._witness.holds(name)", "False"),
+        ),
+    ),
+)
 
-
-class Edit(msgspec.Struct, frozen=True):
-    """A text that is replaced in a function (``hub.runner:SessionRunner.run``) or a statement (``log.sql:turn``)."""
-
-    place: str
-    old: str
-    new: str
-
-
-class Mutant(msgspec.Struct, frozen=True):
-    """One rule left out."""
-
-    name: str
-    breaks: str
-    """The invariant whose breach is noticed first, in most seeds."""
-    seed: int
-    """One that notices it."""
-    edits: tuple[Edit, ...]
-
-
-@contextlib.contextmanager
-def applied(mutant: Mutant) -> Iterator[None]:
-    """Have the product be *mutant* until the end of the block, in this process."""
-    with contextlib.ExitStack() as undone:
-        by_module: dict[str, list[Edit]] = defaultdict(list)
-        for edit in mutant.edits:
-            by_module[edit.place.partition(":")[0]].append(edit)
-        for module, edits in by_module.items():
-            undone.enter_context(_sql_edited(edits) if module.endswith(".sql") else _code_edited(module, edits))
-        yield
-
-
-# --- functions -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _code_edited(module_name: str, edits: list[Edit]) -> Iterator[None]:
-    module = importlib.import_module(f"satchel.{module_name}")
-    text = inspect.getsource(module)
-    names = list(dict.fromkeys(edit.place.partition(":")[2] for edit in edits))
-    for edit in edits:
-        text = _edited(text, edit)
-    codes = dict(_codes(compile(text, module.__file__ or "", "exec", dont_inherit=True)))
-    functions = {name: _function(module, name) for name in names}
-    before = {name: function.__code__ for name, function in functions.items()}
-    try:
-        for name, function in functions.items():
-            function.__code__ = codes[name]
-        yield
-    finally:
-        for name, function in functions.items():
-            function.__code__ = before[name]
-
-
-def _edited(text: str, edit: Edit) -> str:
-    """Return a module's text with one function edited (pure)."""
-    lines = text.splitlines(keepends=True)
-    node = _node(ast.parse(text), edit.place.partition(":")[2].split("."))
-    before, after = "".join(lines[: node.lineno - 1]), "".join(lines[node.end_lineno :])
-    return before + _replaced("".join(lines[node.lineno - 1 : node.end_lineno]), edit) + after
-
-
-def _node(tree: Any, path: list[str]) -> Any:
-    for name in path:
-        [tree] = [node for node in tree.body if getattr(node, "name", None) == name]
-    return tree
-
-
-def _replaced(text: str, edit: Edit) -> str:
-    if text.count(edit.old) != 1:
-        raise AssertionError(
-            f"{edit.old!r} is {text.count(edit.old)} times in {edit.place}: bring the mutant up to date"
-        )
-    return text.replace(edit.old, edit.new)
-
-
-def _codes(code: types.CodeType) -> Iterator[tuple[str, types.CodeType]]:
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield constant.co_qualname, constant
-            yield from _codes(constant)
-
-
-def _function(module: types.ModuleType, name: str) -> types.FunctionType:
-    """Return the plain function behind a method, property or decorated function."""
-    found: Any = module
-    for part in name.split("."):
-        found = vars(found)[part]
-    found = getattr(found, "fget", None) or getattr(found, "__func__", None) or found
-    function: types.FunctionType = inspect.unwrap(found)
-    return function
-
-
-# --- statements ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _sql_edited(edits: list[Edit]) -> Iterator[None]:
-    plain = statements.schema
-
-    @functools.cache
-    def schema(file: str) -> str:
-        text = plain(file)
-        for edit in edits:
-            if edit.place.partition(":")[0] == f"{file}.sql":
-                text = _sql_replaced(text, edit)
-        return text
-
-    statements.schema = schema
-    try:
-        yield
-    finally:
-        statements.schema = plain
-
-
-def _sql_replaced(text: str, edit: Edit) -> str:
-    before, name, rest = text.partition(f"-- name: {edit.place.partition(':')[2]}\n")
-    if not name:
-        raise AssertionError(f"there is no statement {edit.place}: bring the mutant up to date")
-    statement, end, after = rest.partition("\n\n")
-    return before + name + _replaced(statement, edit) + end + after
+MUTANTS: Final = {mutant.name: mutant for mutant in _MUTANTS}

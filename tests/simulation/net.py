@@ -131,12 +131,15 @@ class Wire:
         self.worker.strand.post(self.worker.end)
         self.worker.lane.carry(self.hub.arrive, None, late_s=late_s)
 
-    def cut_at_hub(self, late_s: float) -> None:
-        """Have the hub hear of the end at once, and the worker after *late_s*: it goes on, and nobody listens."""
-        self._trace.add("net", f"cut (late {late_s}) {self.worker.name} and {self.hub.name}")
+    def cut_at_hub(self) -> None:
+        """Have the hub hear of the end: the worker goes on, and nobody listens."""
+        self._trace.add("net", f"cut {self.hub.name} from {self.worker.name}")
         self._is_silent = True
         self.hub.strand.post(self.hub.end)
-        self.hub.lane.carry(self.worker.arrive, None, late_s=late_s)
+
+    def end_at_worker(self) -> None:
+        """Have the worker hear of the end of a connection that the hub has lost."""
+        self.worker.strand.post(self.worker.end)
 
     def lose(self, dead: End) -> None:
         """A process died: its operating system closes its end."""
