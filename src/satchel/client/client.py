@@ -104,6 +104,20 @@ class AsyncSession:
         given = {name: value for name, value in body.items() if value is not None}
         return Reply(self._hub, messages_path=f"{self._path}/messages", body=given, reconnect_s=self._reconnect_s)
 
+    def follow(self, message_id: str) -> Reply:
+        """Return the reply to a message that was sent before, by whomever: after a reload of a page, say.
+
+        Awaiting or iterating it reads the events from the first, replayed or live, and
+        sends nothing. Raises ``MessageNotFound`` then if the hub never accepted it.
+        """
+        return Reply(
+            self._hub,
+            messages_path=f"{self._path}/messages",
+            body={"message_id": checked_id(message_id, "message_id")},
+            reconnect_s=self._reconnect_s,
+            is_sent=True,
+        )
+
     async def messages(self, *, limit: int | None = None, before: str | None = None) -> MessagePage:
         """Return the newest page of the transcript, or the one *before* a page's ``next_cursor``."""
         return await self._hub.get(f"{self._path}/messages", MessagePage, {"limit": limit, "before": before})

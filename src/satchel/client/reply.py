@@ -1,4 +1,4 @@
-"""One message's way: sent once, its events read to the end over as many connections as it takes.
+"""One message's way: sent once or followed, its events read to the end over as many connections as it takes.
 
 A connection that drops is opened again: by the cursor once the hub is known to have
 the message, else by sending the message with the same ID, which runs once.
@@ -27,7 +27,7 @@ _SIGN_OF_LIFE: Final = b": keep-alive\n\n"
 
 
 class Reply:
-    """What ``send`` returns: await it for the ``Answer``, or iterate over its events, or both.
+    """What ``send`` and ``follow`` return: await it for the ``Answer``, or iterate over its events, or both.
 
     Nothing is sent before that. Each iteration begins with the first event; what came
     between ``accepted`` and a ``restarted`` is to be dropped. Awaiting, and an iteration
@@ -35,7 +35,10 @@ class Reply:
     not stop the turn: ``AsyncSession.cancel`` does.
     """
 
-    def __init__(self, hub: HubHttp, *, messages_path: str, body: Mapping[str, Any], reconnect_s: float) -> None:
+    def __init__(
+        self, hub: HubHttp, *, messages_path: str, body: Mapping[str, Any], reconnect_s: float, is_sent: bool = False
+    ) -> None:
+        """*is_sent*: the hub has the message already, and of *body* only its ID counts."""
         self.message_id: str = body["message_id"]
         self._hub = hub
         self._messages_path = messages_path
@@ -45,7 +48,7 @@ class Reply:
         self._stream: LineStream | None = None
         self._events: list[TurnEvent] = []
         self._cursor: int | None = None
-        self._is_accepted = False
+        self._is_accepted = is_sent
         self._readers = 0
         self._requests = 0
         self._drops = 0
@@ -61,16 +64,20 @@ class Reply:
                     yield event
         _raise_failure(self._events[-1])
 
-    async def sse(self) -> AsyncIterator[bytes]:
+    async def sse(self, *, after: int | None = None) -> AsyncIterator[bytes]:
         """Yield the events as server-sent events, the body of a ``text/event-stream`` response.
 
-        Never raises an error of ours: when the message could not be sent or followed, the
-        last event is a ``complete`` that carries the error.
+        With *after*, the cursor that a browser sends as ``Last-Event-ID``, only those
+        behind it, and the last in any case. Never raises an error of ours: when the message
+        could not be sent or followed, the last event is a ``complete`` that carries the error.
         """
         try:
             async with contextlib.aclosing(self._steps()) as steps:
                 async for event in steps:
-                    yield _SIGN_OF_LIFE if event is None else sse_frame(event)
+                    if event is None:
+                        yield _SIGN_OF_LIFE
+                    elif after is None or event.seq > after or event.complete is not None:
+                        yield sse_frame(event)
         except SatchelError as error:
             yield sse_frame(self._ended_by(error))
 
@@ -198,7 +205,7 @@ class Reply:
         )
 
     def __del__(self) -> None:
-        if not self._requests:
+        if not self._requests and not self._is_accepted:
             warnings.warn(f"Message {self.message_id} was never sent: await its reply.", RuntimeWarning, stacklevel=2)
 
 

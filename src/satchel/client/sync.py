@@ -84,6 +84,10 @@ class Session:
         reply = self._session.send(text, message_id=message_id, metadata=metadata, on_busy=on_busy)
         return BlockingReply(reply, self._portal)
 
+    def follow(self, message_id: str) -> "BlockingReply":
+        """Return the reply to a message that was sent before. Raises ``MessageNotFound``."""
+        return BlockingReply(self._session.follow(message_id), self._portal)
+
     def messages(self, *, limit: int | None = None, before: str | None = None) -> MessagePage:
         """Return the newest page of the transcript, or the one *before* a page's ``next_cursor``."""
         return self._portal.run(self._session.messages(limit=limit, before=before))

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from satchel.client.client import AsyncClient
-from satchel.errors import HandlerError, HubDraining, HubUnreachable, QueueFull
+from satchel.errors import HandlerError, HubDraining, HubUnreachable, MessageNotFound, QueueFull
 from satchel.model import Restarted, TextDelta, TurnEvent
 from tests.unit.client.fake_hub import ACCEPTED, COMMITTED, FAILED, FakeHub, events_of, said
 
@@ -366,6 +366,59 @@ async def test_sse_ends_with_the_error_of_a_message_that_was_refused(hub: FakeHu
     assert len(frames) == 1
     assert frames[0].startswith(b"id: 0\nevent: complete\n")
     assert b'"code":"HUB_DRAINING"' in frames[0]
+
+
+async def test_sse_goes_on_behind_a_browsers_last_event(url: str):
+    """A browser that comes back names the last event it saw: it must not get the words before it twice."""
+    async with AsyncClient(url) as client:
+        frames = [frame async for frame in client.session("alice").follow("m1").sse(after=2**20 + 2)]
+
+    assert [frame.partition(b"\n")[0] for frame in frames] == [b"id: 1048579", b"id: 1048580"]
+
+
+async def test_sse_shows_the_end_to_a_browser_that_has_seen_all(url: str):
+    """Else a page that asks whether the turn is over would wait for ever."""
+    async with AsyncClient(url) as client:
+        frames = [frame async for frame in client.session("alice").follow("m1").sse(after=2**40)]
+
+    assert [frame.partition(b"\n")[0] for frame in frames] == [b"id: 1048580"]
+
+
+async def test_a_message_that_was_sent_before_is_followed_without_sending(hub: FakeHub, url: str):
+    """A post could start a failed message again; a page that is reloaded only looks."""
+    async with AsyncClient(url) as client:
+        reply = client.session("alice").follow("m1")
+        events = await _listed(reply)
+        answer = await reply
+
+    assert [msgspec.json.encode(event) for event in events] == hub.lines
+    assert (answer.text, answer.message_id) == ("Booked.", "m1")
+    assert hub.requests == [RESUMED]
+
+
+@pytest.mark.parametrize("cut", [-1, 0, 2])
+async def test_a_followed_message_goes_on_after_a_drop(hub: FakeHub, url: str, cut: int):
+    hub.cuts = [cut]
+
+    async with AsyncClient(url) as client:
+        events = await _listed(client.session("alice").follow("m1"))
+
+    assert [msgspec.json.encode(event) for event in events] == hub.lines
+    assert hub.requests == [RESUMED, RESUMED if cut < 1 else f"{RESUMED}?after={2**20 + cut - 1}"]
+
+
+async def test_a_message_that_the_hub_does_not_know_is_not_waited_for(hub: FakeHub, url: str):
+    hub.refusals = [(404, {"code": "MESSAGE_NOT_FOUND", "message": "The session has no such message."})]
+
+    async with AsyncClient(url) as client:
+        with pytest.raises(MessageNotFound):
+            await client.session("alice").follow("m1")
+
+
+async def test_a_follower_that_nobody_reads_is_no_lost_message():
+    async with AsyncClient("http://127.0.0.1:1") as client:
+        client.session("alice").follow("m1")
+        gc.collect()
 
 
 async def test_a_transport_replaces_the_socket(hub: FakeHub):

@@ -53,6 +53,15 @@ def test_a_refusal_is_raised_by_send(hub: FakeHub, url: str):
     assert len(hub.requests) == 1
 
 
+def test_a_message_that_was_sent_before_is_followed(hub: FakeHub, url: str):
+    """A program that was restarted asks for the answer to what the one before it sent."""
+    with Client(url) as client:
+        reply = client.session("alice").follow("m1")
+
+        assert (reply.text, len(list(reply))) == ("Booked.", 5)
+    assert hub.bodies == []
+
+
 def test_the_error_of_a_turn_is_raised_where_it_is_looked_at(hub: FakeHub, url: str):
     hub.lines = events_of(ACCEPTED, said("I"), FAILED)
 
