@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -45,11 +46,13 @@ _SAVEPOINT: Final = re.compile(
 class Database:
     """A connection that is never handed out.
 
-    ``run`` is for our own statements, ``run_fenced`` for a handler's. It may be
-    used from any thread, but from one at a time.
+    ``run`` is for our own statements, ``run_fenced`` for a handler's, who holds
+    ``lock`` then. Everything else may be used from any thread, but from one at a time.
     """
 
     def __init__(self) -> None:
+        # A handler's tools may run in threads of their framework, several at once.
+        self.lock: Final = threading.RLock()
         self.connection = apsw.Connection(":memory:")
         # While any session exists, no DELETE is prepared with the truncate
         # optimisation, which a later session would not see. This one watches nothing.
@@ -133,14 +136,15 @@ class Database:
 
     def run(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """Run one statement of ours and return all its rows."""
-        before, self.authorizer.fence = self.authorizer.fence, Fence.DOWN
-        try:
-            # Never cached: a handler that sends the same text must meet the authorizer.
-            return self.connection.execute(sql, parameters, can_cache=False).fetchall()
-        except apsw.FullError as error:
-            raise _too_large() from error
-        finally:
-            self.authorizer.fence = before
+        with self.lock:
+            before, self.authorizer.fence = self.authorizer.fence, Fence.DOWN
+            try:
+                # Never cached: a handler that sends the same text must meet the authorizer.
+                return self.connection.execute(sql, parameters, can_cache=False).fetchall()
+            except apsw.FullError as error:
+                raise _too_large() from error
+            finally:
+                self.authorizer.fence = before
 
     def run_fenced(
         self, sql: str, parameters: Parameters | Sequence[Parameters], *, many: bool = False

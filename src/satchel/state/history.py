@@ -42,11 +42,12 @@ class History(Sequence[HistoryItem]):
         self._appended: list[tuple[int, HistoryItem]] = []
 
     def __len__(self) -> int:
-        self._check_open()
-        if self._length is None:
-            # Rows are only ever appended, from 1 on.
-            self._length = self._database.run(_LENGTH)[0][0] or 0
-        return self._length
+        with self._database.lock:
+            self._check_open()
+            if self._length is None:
+                # Rows are only ever appended, from 1 on.
+                self._length = self._database.run(_LENGTH)[0][0] or 0
+            return self._length
 
     @overload
     def __getitem__(self, index: int) -> HistoryItem: ...
@@ -73,10 +74,11 @@ class History(Sequence[HistoryItem]):
 
     def append(self, item: HistoryItem) -> None:
         """Record one item of this turn at the end. Raises ``StateTooLarge``."""
-        position = len(self) + 1
-        self._database.check_transaction()
-        self._insert(position, item)
-        self._appended.append((position, item))
+        with self._database.lock:
+            position = len(self) + 1
+            self._database.check_transaction()
+            self._insert(position, item)
+            self._appended.append((position, item))
 
     def restore(self) -> None:
         """Write again what a rollback to a savepoint took back: it was said, and the caller has it."""
@@ -94,8 +96,9 @@ class History(Sequence[HistoryItem]):
         self._length = position
 
     def close(self) -> None:
-        """End the turn: every later use raises."""
-        self._is_open = False
+        """End the turn, as ``State.close``."""
+        with self._database.lock:
+            self._is_open = False
 
     def _span(self, index: int) -> tuple[int, int]:
         position = index + len(self) if index < 0 else index
@@ -112,8 +115,9 @@ class History(Sequence[HistoryItem]):
 
     def _read(self, after: int, upto: int) -> list[HistoryItem]:
         """Return the items at the positions *after* + 1 … *upto*."""
-        self._check_open()
-        rows = self._database.run(_RANGE, (after, upto))
+        with self._database.lock:
+            self._check_open()
+            rows = self._database.run(_RANGE, (after, upto))
         return [msgspec.json.decode(content, type=_TYPES[kind]) for kind, content in rows]
 
     def _check_open(self) -> None:

@@ -73,9 +73,12 @@ class _Turn:
         self.facts: Facts | None = None
         """Of the schema that the turn leaves, when it changed it."""
 
-    def close(self) -> None:
+    def close_to_handler(self) -> None:
         self.state.close()
         self.history.close()
+
+    def close(self) -> None:
+        self.close_to_handler()
         if self.recorder is not None:
             self.recorder.close()
             self.recorder = None
@@ -271,8 +274,10 @@ class OpenSession:
     def _complete(self, turn: _Turn) -> None:
         """Write what the turn leaves, the mark last."""
         database = self._database
-        database.check_transaction()
-        turn.state.flush()
+        with database.lock:  # a tool's thread may outlive its handler: nothing of it comes after what is recorded
+            database.check_transaction()
+            turn.state.flush()
+            turn.close_to_handler()
         if database.connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
             raise StateMisused("A deferred foreign key is broken at the end of the turn.")
         # Full-text tables keep writes in memory until a savepoint or the commit.

@@ -105,6 +105,7 @@ class State(MutableMapping[str, Any]):
         self._database = database
         self._held: dict[str, _Held] = {}
         self._is_open = True
+        self._rollbacks = 0
 
     # --- SQL ---------------------------------------------------------------------------------
 
@@ -116,13 +117,21 @@ class State(MutableMapping[str, Any]):
         (transactions, ATTACH, most pragmas, writes to ``_satchel_`` tables) and
         ``StateTooLarge``.
         """
-        self._check_open()
-        return Rows(*self._database.run_fenced(sql, params))
+        with self._database.lock:
+            self._check_open()
+            return Rows(*self._database.run_fenced(sql, params))
 
     def executemany(self, sql: str, params: Iterable[Parameters]) -> None:
         """Run SQL once for each of *params*. Errors are those of ``execute``."""
-        self._check_open()
-        self._database.run_fenced(sql, list(params), many=True)
+        listed = list(params)
+        with self._database.lock:
+            self._check_open()
+            self._database.run_fenced(sql, listed, many=True)
+
+    @property
+    def rollbacks(self) -> int:
+        """How many rollbacks to a savepoint the turn has had: what was read before the last may be gone."""
+        return self._rollbacks
 
     # --- the mapping -------------------------------------------------------------------------
 
@@ -152,25 +161,29 @@ class State(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if not isinstance(key, str):
             raise StateMisused(f"A key of the state is a str, not {_kind(key)}.")
-        self._check_open()
-        self._put(key, value, _encoded(key, value))
+        with self._database.lock:
+            self._check_open()
+            self._put(key, value, _encoded(key, value))
 
     def __delitem__(self, key: str) -> None:
-        if self._hold(key) is None:
-            raise KeyError(key)
-        self._database.run(_DELETE, (key,))
-        self._held.pop(key, None)
+        with self._database.lock:
+            if self._hold(key) is None:
+                raise KeyError(key)
+            self._database.run(_DELETE, (key,))
+            self._held.pop(key, None)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._hold(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        self._check_open()
-        return iter([key for (key,) in self._database.run(_KEYS)])
+        with self._database.lock:
+            self._check_open()
+            return iter([key for (key,) in self._database.run(_KEYS)])
 
     def __len__(self) -> int:
-        self._check_open()
-        return int(self._database.run(_COUNT)[0][0])
+        with self._database.lock:
+            self._check_open()
+            return int(self._database.run(_COUNT)[0][0])
 
     def __repr__(self) -> str:
         return f"<State of {len(self)} values>" if self._is_open else "<State of a turn that is over>"
@@ -187,12 +200,14 @@ class State(MutableMapping[str, Any]):
 
     def forget(self) -> None:
         """Read every value anew: a rollback to a savepoint has changed rows."""
+        self._rollbacks += 1
         self._held.clear()
 
     def close(self) -> None:
-        """End the turn: every later use raises."""
-        self._is_open = False
-        self._held.clear()
+        """End the turn, once a use in another thread is over: every later one raises."""
+        with self._database.lock:
+            self._is_open = False
+            self._held.clear()
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -200,14 +215,15 @@ class State(MutableMapping[str, Any]):
         self._database.check_transaction()
 
     def _hold(self, key: str) -> _Held | None:
-        self._check_open()
-        if key not in self._held:
-            rows = self._database.run(_GET, (_checked_key(key),))
-            if not rows:
-                return None
-            text = rows[0][0]
-            self._held[key] = _Held(json.loads(text), text)
-        return self._held[key]
+        with self._database.lock:
+            self._check_open()
+            if key not in self._held:
+                rows = self._database.run(_GET, (_checked_key(key),))
+                if not rows:
+                    return None
+                text = rows[0][0]
+                self._held[key] = _Held(json.loads(text), text)
+            return self._held[key]
 
     def _put(self, key: str, value: Any, text: str) -> None:
         self._database.run(_PUT, (_checked_key(key), text))

@@ -1,7 +1,8 @@
 """Turn: all that a handler sees. It emits events and records the conversation; the runtime does the rest.
 
 A turn belongs to one handler. An async handler uses it from its event loop, a plain
-one from its thread; nothing of it may be used once the handler is over.
+one from its thread, and its tools also from threads of their own; nothing of it may
+be used once the handler is over.
 """
 
 import hashlib
