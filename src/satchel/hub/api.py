@@ -33,7 +33,6 @@ from satchel.errors import (
 from satchel.hub import render
 from satchel.hub.auth import Gate
 from satchel.hub.coordinator import Coordinator, Delivery
-from satchel.hub.export import snapshot_file
 from satchel.hub.openapi import OPENAPI
 from satchel.hub.runner import ended_complete
 from satchel.hub.stream import ended_lines
@@ -194,7 +193,7 @@ class Api:
     async def get_snapshot(self, request: Request) -> Response:
         key = self._session_key(request)
         version = Version(_natural(request.path_params["version"], "version"))
-        image = await snapshot_file(self._coordinator().store, key, version)
+        image = await self._coordinator().snapshot(key, version)
         name = f"{key.session_id}-v{version}.sqlite".replace('"', "")
         return Response(
             image,

@@ -14,15 +14,24 @@ from typing import Any
 import msgspec
 
 from satchel.clock import Clock
-from satchel.errors import HubDraining, LinkRefused, RequestError, SatchelError, SchemaRefused, StoreUnavailable
+from satchel.errors import (
+    HubDraining,
+    LinkRefused,
+    RequestError,
+    SatchelError,
+    SchemaRefused,
+    StateError,
+    StoreUnavailable,
+)
 from satchel.hub import compaction
+from satchel.hub.export import snapshot_file
 from satchel.hub.fleet import Fleet, Member
 from satchel.hub.runner import STORE_RETRY_S, Begun, SessionRunner
 from satchel.hub.settings import HubSettings
 from satchel.hub.stream import TurnStream
 from satchel.hub.telemetry import Telemetry
 from satchel.limits import OBJECT_GRACE_S
-from satchel.model import AgentSpec, MessageId, SessionKey, Tenant
+from satchel.model import AgentSpec, MessageId, SessionKey, Tenant, Version
 from satchel.protocol.messages import (
     PROTOCOL_VERSION,
     AttemptName,
@@ -182,6 +191,17 @@ class Coordinator:
         if runner is not None:
             runner.ended(turn)
         return turn
+
+    async def snapshot(self, key: SessionKey, version: Version) -> bytes:
+        """Return a retained version as a SQLite file. Raises as ``snapshot_file`` does, and ``HubDraining``."""
+        if not self._is_open:
+            raise HubDraining
+        try:
+            return await snapshot_file(self.store, key, version, rebuild=self._rebuilder.rebuild)
+        except StateError as error:
+            if not self._is_open:  # its helper process was ended with the hub: nothing is known to be damaged
+                raise HubDraining from error
+            raise
 
     def _take(self, turn: Turn, begun: Begun | None = None) -> Delivery:
         runner = self._runner(turn.key)
