@@ -154,3 +154,12 @@ OBJECT_GRACE_S: Final = 3600.0
 
 GROUP_COMMIT_MAX: Final = 256
 """Writes that share one fsync."""
+
+# --- the demo --------------------------------------------------------------------------------
+
+DEMO_MINUTES_MAX: Final = 30.0
+"""Its store, its logs and its memory grow with its turns: this keeps them in hundreds of megabytes."""
+
+DEMO_SESSIONS_MAX: Final = 1000
+DEMO_WORKERS_MAX: Final = 16
+"""Processes and users of one machine: more measure the machine alone."""

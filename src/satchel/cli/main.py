@@ -10,7 +10,7 @@ import typer
 
 from satchel.errors import SatchelError
 
-COMMANDS = ("dev", "hub", "worker", "chat", "sessions")
+COMMANDS = ("dev", "hub", "worker", "chat", "sessions", "demo")
 """Each is a module beside this one. Only the one that runs is imported: a worker needs no server."""
 
 

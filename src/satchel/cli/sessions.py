@@ -1,5 +1,9 @@
-"""``satchel sessions``: look at the sessions of a hub."""
+"""``satchel sessions``: look at the sessions of a hub, and take one home as a file."""
 
+import asyncio
+import contextlib
+import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -8,10 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from satchel.cli.options import DEFAULT_HUB, ApiKey, AsJson, HubUrl
+from satchel.cli.plainfile import row_counts
 from satchel.cli.turnline import byte_count, printable
 from satchel.client.model import MessageRow, SessionRow
 from satchel.client.sync import Client
+from satchel.errors import InvalidRequest
+from satchel.hub.export import snapshot_file
 from satchel.limits import PAGE_ITEMS_DEFAULT
+from satchel.model import DEFAULT_TENANT, SessionId, SessionKey, Version, checked_id
+from satchel.state import tables
+from satchel.store.open import open_store, store_path
 
 app = typer.Typer(help="Look at the sessions of a hub.", no_args_is_help=True)
 
@@ -86,6 +96,96 @@ def show_session(
             for each in page.messages
         ],
     )
+
+
+@app.command("export")
+def export_session(
+    context: typer.Context,
+    session_id: Annotated[str, typer.Argument(help="The session.", metavar="SESSION")],
+    version: Annotated[int | None, typer.Option(min=1, help="The version; the head if left out.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write; SESSION-vVERSION.sqlite if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,  # noqa: FBT002  # a flag
+    store: Annotated[
+        str | None, typer.Option(help="Read this store, which no hub has open, instead of asking a hub.")
+    ] = None,
+    hub: HubUrl = DEFAULT_HUB,
+    api_key: ApiKey = None,
+) -> None:
+    """Write a version of a session as a plain SQLite file."""
+    source = context.get_parameter_source("hub")
+    if store is not None and source is not None and source.name == "COMMANDLINE":  # not by SATCHEL_HUB
+        raise InvalidRequest("--store and --hub name two places.", hint="Give the one that has the session.")
+    if output is not None and not force:
+        _check_absent(output)
+    if store is not None:
+        version, image = asyncio.run(_from_store(store, checked_id(session_id, "session_id"), version))
+    else:
+        version, image = _from_hub(hub, session_id, version, api_key=api_key)
+    path = output or Path(f"{session_id}-v{version}.sqlite")
+    _write(path, image, force=force)
+    _tell_exported(path, version)
+
+
+def _from_hub(hub: str, session_id: str, version: int | None, *, api_key: str | None) -> tuple[int, bytes]:
+    with Client(hub, api_key=api_key) as client:
+        session = client.session(session_id)
+        version = session.info().head if version is None else version
+        return version, session.snapshot(version)
+
+
+async def _from_store(url: str, session_id: str, version: int | None) -> tuple[int, bytes]:
+    """Read a version from a store. No hub is started: it would take up the store's unfinished turns."""
+    path = store_path(url)
+    if not path.is_file():
+        raise InvalidRequest(f"There is no store {path}.", hint="Give the path that the hub was given.")
+    key = SessionKey(DEFAULT_TENANT, SessionId(session_id))
+    opened = await open_store(url)
+    try:
+        version = (await opened.log.session(key)).head.version if version is None else version
+        return version, await snapshot_file(opened, key, Version(version))
+    finally:
+        await opened.close()
+
+
+def _check_absent(path: Path) -> None:
+    if path.exists():
+        raise _there(path)
+
+
+def _there(path: Path) -> InvalidRequest:
+    return InvalidRequest(f"{path} is there already.", hint="Name another file with --output, or give --force.")
+
+
+def _write(path: Path, image: bytes, *, force: bool) -> None:
+    """Write *image*; a file that is there is left alone unless *force*, and a part of one is never left."""
+    try:
+        with path.open("wb" if force else "xb") as file:
+            try:
+                file.write(image)
+                file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                raise
+    except FileExistsError as error:
+        raise _there(path) from error
+    except OSError as error:
+        raise InvalidRequest(
+            f"{path} cannot be written: {error.strerror}.", hint="Name another with --output."
+        ) from error
+
+
+def _tell_exported(path: Path, version: int) -> None:
+    """Say what was written and how to look at it."""
+    counts = row_counts(path)
+    typer.echo(f"{path}  v{version}  {byte_count(path.stat().st_size)}")
+    typer.echo()
+    _print_table(("table", "rows"), sorted(counts.items(), key=lambda row: (tables.is_ours(row[0]), row[0])))
+    typer.echo()
+    own = sorted(name for name in counts if not tables.is_ours(name))
+    table = own[0] if own else tables.HISTORY
+    query = f"SELECT * FROM {tables.quoted(table)}" if not table.isidentifier() else f"SELECT * FROM {table}"
+    typer.echo(f"Any SQLite program opens it: sqlite3 -box {shlex.quote(str(path))} {shlex.quote(query)}")
 
 
 def _facts(row: SessionRow) -> list[tuple[str, str]]:

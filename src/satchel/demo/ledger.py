@@ -1,0 +1,103 @@
+"""What the users sent and were told, and what they saw while they waited: all that the audit believes.
+
+It is kept beside the product, in the users' memory, and only ever appended to.
+"""
+
+from collections import Counter, deque
+from typing import Final
+
+import msgspec
+
+from satchel.model import Start, TurnReport
+
+RECENT_TURNS: Final = 2000
+"""Turns whose waiting the view's percentiles are of."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One acknowledgement: a version and an answer."""
+
+    version: int
+    answer: str
+
+
+class Sent(msgspec.Struct):
+    """A message that a user sent, and every acknowledgement of it: one for each time it was sent."""
+
+    message_id: str
+    text: str
+    told: list[Told] = []
+    error: str = ""
+    """The error that its user was left with."""
+
+
+class Pause(msgspec.Struct, frozen=True, order=True):
+    """The time between two signs of progress that a user saw."""
+
+    ms: float = 0.0
+    session_id: str = ""
+    message_id: str = ""
+    ended_s: float = 0.0
+    """When it ended, in monotonic seconds."""
+
+
+class Ledger:
+    """Sessions, their messages in the order in which they were sent, and the counts of the run."""
+
+    def __init__(self, session_ids: list[str]) -> None:
+        self.sessions: dict[str, dict[str, Sent]] = {session_id: {} for session_id in session_ids}
+        self.starts: Counter[Start] = Counter()
+        self.errors: Counter[str] = Counter()
+        """Errors that users met and answered by sending the message again, by code."""
+        self.waits_ms: deque[float] = deque(maxlen=RECENT_TURNS)
+        self.longest = Pause()
+        self.waiting_since: dict[tuple[str, str], float] = {}
+        """Since when (monotonic seconds) a user waits, by session and message."""
+        self.acknowledged = self.repeats = self.double_texts = self.restarts = 0
+        self.sent_bytes = self.received_bytes = 0
+
+    def send(self, session_id: str, text: str) -> Sent:
+        """Write down a new message before it is sent."""
+        messages = self.sessions[session_id]
+        sent = Sent(message_id=f"m{len(messages) + 1:04}", text=text)
+        messages[sent.message_id] = sent
+        return sent
+
+    def acknowledge(self, sent: Sent, told: Told) -> bool:
+        """Write down an acknowledgement; tell whether it is the message's first."""
+        sent.told.append(told)
+        if len(sent.told) > 1:
+            self.repeats += 1
+            return False
+        self.acknowledged += 1
+        return True
+
+    def turned(self, report: TurnReport, *, waited_ms: float) -> None:
+        """Count what a turn cost."""
+        if report.start is not None:
+            self.starts[report.start] += 1
+        self.sent_bytes += report.sent_bytes
+        self.received_bytes += report.received_bytes
+        self.restarts += report.attempts - 1
+        self.waits_ms.append(waited_ms)
+
+    def paused(self, pause: Pause) -> None:
+        self.longest = max(self.longest, pause)
+
+    def unanswered(self) -> list[tuple[str, Sent]]:
+        """Return every message whose user has no answer, or was left with an error."""
+        return [
+            (session_id, sent)
+            for session_id, messages in self.sessions.items()
+            for sent in messages.values()
+            if sent.error or not sent.told
+        ]
+
+    def warm_share(self) -> float:
+        return self.starts[Start.WARM] / max(self.starts.total(), 1)
+
+
+def percentile(values: "deque[float] | list[float]", part: float) -> float:
+    """Return the value below which *part* of *values* is; 0 if there are none."""
+    ordered = sorted(values)
+    return ordered[min(int(part * len(ordered)), len(ordered) - 1)] if ordered else 0.0
