@@ -213,6 +213,7 @@ def test_a_rollback_to_a_savepoint_takes_the_mapping_back():
 
         assert state["cart"] == ["tea", "milk"]
         assert "new" not in state
+        assert state.rollbacks == 1
 
 
 def test_rows_answer_by_position_and_by_name():
