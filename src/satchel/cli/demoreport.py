@@ -62,7 +62,8 @@ def _figures(run: Run, verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield "longest pause", _pause(run)
     half, most = (f"{percentile(ledger.waits_ms, part):,.0f} ms" for part in (0.5, 0.99))
     yield "waited", f"half of the turns up to {half}, 99 of 100 up to {most}"
-    yield "done to it", "; ".join(_done(run, verdict))
+    for number, line in enumerate(_done(run, verdict)):
+        yield ("" if number else "done to it"), line
     yield "folder", str(run.options.folder)
 
 
@@ -84,24 +85,17 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
 
 
-def _done(run: Run, verdict: Verdict) -> list[str]:
+def _done(run: Run, verdict: Verdict) -> Iterator[str]:
     done, ledger = run.chaos.done, run.ledger
-    lines = [_times(done[kind], kind.value) for kind in FaultKind if kind is not FaultKind.ROLLOUT and done[kind]]
-    if done[FaultKind.ROLLOUT]:
-        lines.append(f"{FaultKind.ROLLOUT.value} ({verdict.migrated} sessions migrated)")
-    lines.append(f"{ledger.acknowledged:,} messages sent twice")
-    lines.append(f"{ledger.double_texts:,} sent before the last answer")
-    lines.append(f"{ledger.restarts:,} attempts run again")
+    for kind in FaultKind:
+        if done[kind]:
+            migrated = f", {verdict.migrated:,} sessions migrated" if kind is FaultKind.ROLLOUT else ""
+            yield f"{done[kind]} x {kind.value}{migrated}"
+    yield f"{ledger.repeats:,} messages sent twice, {ledger.double_texts:,} before the last answer"
+    yield f"{ledger.restarts:,} attempts run again"
     if ledger.errors:
-        lines.append(
-            "sent again after " + ", ".join(f"{count} {code}" for code, count in sorted(ledger.errors.items()))
-        )
-    return lines
-
-
-def _times(count: int, what: str) -> str:
-    noun, _, rest = what.partition(" ")
-    return f"{count} {noun}{'s' if count != 1 else ''} {rest}"
+        again = ", ".join(f"{count:,} x {code}" for code, count in sorted(ledger.errors.items()))
+        yield f"sent once more by users after {again}"
 
 
 def export_command(store: Path, session_id: str, version: int) -> str:

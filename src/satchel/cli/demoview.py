@@ -96,8 +96,8 @@ class PlainView:
             return f"audited {run.audited} of {run.options.sessions} sessions"
         return (
             f"{ledger.acknowledged:,} turns, {rates.per_second(run.elapsed_s, ledger.acknowledged):.0f}/s"
-            f"   waiting {len(ledger.waiting_since)}   p50 {percentile(ledger.waits_ms, 0.5):,.0f} ms"
-            f"   p99 {percentile(ledger.waits_ms, 0.99):,.0f} ms   warm {100 * ledger.warm_share():.0f} %"
+            f"   waiting {len(ledger.waiting_since)}   p50 {percentile(ledger.recent_ms, 0.5):,.0f} ms"
+            f"   p99 {percentile(ledger.recent_ms, 0.99):,.0f} ms   warm {100 * ledger.warm_share():.0f} %"
         )
 
 
@@ -178,8 +178,8 @@ def _figures(run: Run, rates: Rates) -> Table:
     )
     grid.add_row(
         "waited",
-        f"p50 {percentile(ledger.waits_ms, 0.5):,.0f} ms   p99 {percentile(ledger.waits_ms, 0.99):,.0f} ms"
-        f"   longest pause {ledger.longest.ms:,.0f} ms",
+        f"p50 {percentile(ledger.recent_ms, 0.5):,.0f} ms   p99 {percentile(ledger.recent_ms, 0.99):,.0f} ms"
+        f"   longest pause {ledger.longest_ms(now_s=time.monotonic()):,.0f} ms",
     )
     grid.add_row("starts", "   ".join(f"{start.value} {100 * ledger.starts[start] / turns:.1f} %" for start in _STARTS))
     grid.add_row(

@@ -40,7 +40,8 @@ class Verdict(msgspec.Struct, frozen=True):
         return sum(self.heads.values())
 
     def count(self, kind: FindingKind) -> int:
-        return sum(finding.kind is kind for finding in self.findings)
+        """Return how many messages, or sessions, have a finding of *kind*."""
+        return len({(each.session_id, each.message_id) for each in self.findings if each.kind is kind})
 
 
 async def audit(

@@ -4,6 +4,7 @@ It is kept beside the product, in the users' memory, and only ever appended to.
 """
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -49,10 +50,12 @@ class Ledger:
         self.starts: Counter[Start] = Counter()
         self.errors: Counter[str] = Counter()
         """Errors that users met and answered by sending the message again, by code."""
-        self.waits_ms: deque[float] = deque(maxlen=RECENT_TURNS)
+        self.waits_ms: list[float] = []
+        """How long each turn's user waited for its end."""
+        self.recent_ms: deque[float] = deque(maxlen=RECENT_TURNS)
         self.longest = Pause()
         self.waiting_since: dict[tuple[str, str], float] = {}
-        """Since when (monotonic seconds) a user waits, by session and message."""
+        """Since when (monotonic seconds) a user waits for a sign of progress, by session and message."""
         self.acknowledged = self.repeats = self.double_texts = self.restarts = 0
         self.sent_bytes = self.received_bytes = 0
 
@@ -80,12 +83,23 @@ class Ledger:
         self.received_bytes += report.received_bytes
         self.restarts += report.attempts - 1
         self.waits_ms.append(waited_ms)
+        self.recent_ms.append(waited_ms)
 
-    def paused(self, pause: Pause) -> None:
-        self.longest = max(self.longest, pause)
+    def waits(self, session_id: str, message_id: str, *, now_s: float) -> None:
+        """Hear that a user begins to wait, or sees a sign of progress and waits on."""
+        began_s = self.waiting_since.get((session_id, message_id), now_s)
+        self.longest = max(self.longest, Pause(1000 * (now_s - began_s), session_id, message_id, ended_s=now_s))
+        self.waiting_since[session_id, message_id] = now_s
+
+    def waits_no_more(self, session_id: str, message_id: str) -> None:
+        self.waiting_since.pop((session_id, message_id), None)
+
+    def longest_ms(self, *, now_s: float) -> float:
+        """Return the longest pause, those that have not ended too."""
+        return max(self.longest.ms, *(1000 * (now_s - since_s) for since_s in self.waiting_since.values()), 0.0)
 
     def unanswered(self) -> list[tuple[str, Sent]]:
-        """Return every message whose user has no answer, or was left with an error."""
+        """Return every message, by session, whose user has no answer, or was left with an error."""
         return [
             (session_id, sent)
             for session_id, messages in self.sessions.items()
@@ -97,7 +111,7 @@ class Ledger:
         return self.starts[Start.WARM] / max(self.starts.total(), 1)
 
 
-def percentile(values: "deque[float] | list[float]", part: float) -> float:
+def percentile(values: Iterable[float], part: float) -> float:
     """Return the value below which *part* of *values* is; 0 if there are none."""
     ordered = sorted(values)
     return ordered[min(int(part * len(ordered)), len(ordered) - 1)] if ordered else 0.0

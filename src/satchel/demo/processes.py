@@ -159,6 +159,7 @@ class DemoFleet:
             while await self.listed() is None:
                 self.hub.check()
                 await asyncio.sleep(LOOK_S)
+        self.hub.check()  # else what answered is somebody else's hub
         self.hub.state = ProcessState.UP
 
     async def start_worker(self, *, build: int) -> WorkerProcess:

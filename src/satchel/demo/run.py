@@ -31,6 +31,12 @@ TURN_TO_OPEN: Final = 17
 AFTER_FAULTS_S: Final = plan.THINK_MAX_S + 1
 """How long users talk after the last fault: everyone has a turn on the fleet as it then is."""
 
+LAST_ANSWERS_S: Final = 60.0
+"""How long the last answers may take once nothing is broken any more: past every timeout of a turn's way."""
+
+INTERRUPTED_S: Final = 10.0
+"""The same after Ctrl-C: what is not answered by then was not acknowledged."""
+
 
 class Options(msgspec.Struct, frozen=True):
     """What a run is asked for."""
@@ -89,8 +95,8 @@ class Run:
         return 0.0 if self._began_s is None else time.monotonic() - self._began_s
 
     def interrupt(self) -> None:
-        """End the load: what was sent is still waited for, and audited. Idempotent."""
-        self._note("interrupted: users send nothing more, what they sent is answered and audited")
+        """End the load: what was acknowledged is still audited. Idempotent."""
+        self._note("interrupted: users send nothing more, and what they were told is audited")
         self.is_interrupted = True
         self.stop.set()
 
@@ -124,8 +130,8 @@ class Run:
                 await self._strike()
                 self.stop.set()
                 self.phase = "users wait for their last answers"
-                await talk
-                for task in beside:
+                await asyncio.wait({talk}, timeout=INTERRUPTED_S if self.is_interrupted else LAST_ANSWERS_S)
+                for task in (talk, *beside):
                     task.cancel()
         except ExceptionGroup as failed:
             known = failed.subgroup(SatchelError)
@@ -174,6 +180,7 @@ class Run:
         unanswered = tuple(
             Finding(FindingKind.UNANSWERED, session_id, sent.message_id, sent.error or "no answer came")
             for session_id, sent in self.ledger.unanswered()
+            if sent.error or not self.is_interrupted
         )
         return msgspec.structs.replace(verdict, findings=verdict.findings + unanswered)
 

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable
 from typing import Final
 
 from satchel.client.client import AsyncClient, AsyncSession
 from satchel.client.reply import answer_of
 from satchel.demo import plan
 from satchel.demo.agent import AGENT
-from satchel.demo.ledger import Ledger, Pause, Sent, Told
+from satchel.demo.ledger import Ledger, Sent, Told
 from satchel.errors import SatchelError
 from satchel.model import TurnEvent
 
@@ -70,16 +71,10 @@ class Users:
     async def _tell(
         self, session: AsyncSession, sent: Sent, is_accepted: asyncio.Event, *, is_concurrent: bool
     ) -> None:
-        self._ledger.waiting_since[session.session_id, sent.message_id] = time.monotonic()
+        self._ledger.waits(session.session_id, sent.message_id, now_s=time.monotonic())
         try:
             if is_concurrent:
-                # Both to their end: what one user's two connections meet is two stories.
-                repeat = asyncio.create_task(self._repeat(session, sent))
-                try:
-                    await self._watch(session, sent, is_accepted)
-                finally:
-                    await asyncio.wait({repeat})
-                repeat.result()
+                await _both(self._watch(session, sent, is_accepted), self._repeat(session, sent))
             else:
                 await self._watch(session, sent, is_accepted)
                 await self._repeat(session, sent)
@@ -89,7 +84,7 @@ class Users:
             logger.exception("an error escaped the client")
             sent.error = f"{type(error).__name__}: {error}"
         finally:
-            del self._ledger.waiting_since[session.session_id, sent.message_id]
+            self._ledger.waits_no_more(session.session_id, sent.message_id)
             is_accepted.set()
 
     async def _repeat(self, session: AsyncSession, sent: Sent) -> None:
@@ -105,12 +100,12 @@ class Users:
 
     async def _watch(self, session: AsyncSession, sent: Sent, is_accepted: asyncio.Event) -> None:
         """Send the message and look at every event, as a person does."""
-        began_s = last_s = time.monotonic()
+        began_s = time.monotonic()
         for sending in range(1, SENDINGS_MAX + 1):
             events: list[TurnEvent] = []
             try:
                 async for event in session.send(sent.text, message_id=sent.message_id):
-                    last_s = self._saw_progress(session, sent, since_s=last_s)
+                    self._ledger.waits(session.session_id, sent.message_id, now_s=time.monotonic())
                     events.append(event)
                     is_accepted.set()
             except SatchelError as error:
@@ -118,17 +113,11 @@ class Users:
             else:
                 answer = answer_of(events)
                 self._ledger.acknowledge(sent, Told(answer.version, answer.text))
+                self._ledger.waits_no_more(session.session_id, sent.message_id)
                 complete = events[-1].complete
                 assert complete is not None, "it was just read as complete"
-                self._ledger.turned(complete.turn, waited_ms=1000 * (last_s - began_s))
+                self._ledger.turned(complete.turn, waited_ms=1000 * (time.monotonic() - began_s))
                 return
-
-    def _saw_progress(self, session: AsyncSession, sent: Sent, *, since_s: float) -> float:
-        """Write down how long a user saw nothing; return the time."""
-        now_s = time.monotonic()
-        pause = Pause(1000 * (now_s - since_s), session.session_id, sent.message_id, ended_s=now_s)
-        self._ledger.paused(pause)
-        return now_s
 
     async def _met(self, error: SatchelError, sending: int) -> None:
         """Do what the error says: send again, or give up. Raises *error* to give up."""
@@ -136,3 +125,10 @@ class Users:
             raise error
         self._ledger.errors[error.code] += 1
         await asyncio.sleep(AGAIN_S)
+
+
+async def _both(*work: Awaitable[None]) -> None:
+    """Do both to their ends, then raise what either raised: two connections of one user meet two stories."""
+    for failure in await asyncio.gather(*work, return_exceptions=True):
+        if failure is not None:
+            raise failure
