@@ -30,7 +30,7 @@ wheel:
 proto:
     uv run --no-project --with grpcio-tools==1.76.0 python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src src/satchel/protocol/link.proto
 
-# Hubs, workers and clients in simulated time, under faults: just sim 17, just sim --seeds 2000
+# Hubs, workers and clients in simulated time, under faults: just sim 17, just sim --seeds 2000, just sim --mutants
 sim *args:
     uv run python -m tests.simulation {{ args }}
 

@@ -1,5 +1,6 @@
 """What was seen from outside, and the invariants it must keep, by name."""
 
+import contextlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -216,7 +217,8 @@ class History:
 
     def close(self) -> None:
         if self._disk is not None:
-            self._disk.close()
+            with contextlib.suppress(apsw.Error):  # what is left of the file may be nothing to close
+                self._disk.close(force=True)
             self._disk = None
 
     def row(self, message: Message) -> dict[str, Any] | None:

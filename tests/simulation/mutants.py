@@ -12,8 +12,8 @@ _MUTANTS: Final = (
     # --- what the store compares before it writes ---
     Mutant(
         "skip the epoch check",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100003,
         edits=(
             Edit("store.fence:check_attempt", " or turn.epoch != epoch", ""),
             Edit("store.fence:check_commit", "session.epoch != commit.epoch or ", ""),
@@ -21,8 +21,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "compare the version but not the state ID at the commit",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100004,
         edits=(
             Edit(
                 "store.fence:check_commit", "session.head != commit.base", "session.head.version != commit.base.version"
@@ -31,14 +31,14 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "skip the comparison of the head",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100000,
         edits=(Edit("store.fence:check_commit", " or session.head != commit.base", ""),),
     ),
     Mutant(
         "commit a turn that was cancelled",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100001,
         edits=(
             Edit("store.fence:check_commit", "check_attempt(turn, commit.epoch)", "pass"),
             Edit("store.fence:check_commit", "session.epoch != commit.epoch or ", ""),
@@ -47,14 +47,14 @@ _MUTANTS: Final = (
     # --- order ---
     Mutant(
         "start a turn that is not first",
-        breaks="",
-        seed=0,
+        breaks="ORDER",
+        seed=100005,
         edits=(Edit("store.fence:check_start", " or first != turn.message_id", ""),),
     ),
     Mutant(
         "serve the last message first",
-        breaks="",
-        seed=0,
+        breaks="ORDER",
+        seed=100000,
         edits=(
             Edit("hub.runner:SessionRunner.run", "popleft()", "pop()"),
             Edit("store.fence:check_start", " or first != turn.message_id", ""),
@@ -64,8 +64,8 @@ _MUTANTS: Final = (
     # --- the end of a turn ---
     Mutant(
         "answer before the commit",
-        breaks="",
-        seed=0,
+        breaks="DURABLE-FIRST",
+        seed=100000,
         edits=(
             Edit(
                 "hub.runner:SessionRunner._commit",
@@ -77,8 +77,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "tell the worker before the commit",
-        breaks="",
-        seed=0,
+        breaks="DURABLE-FIRST",
+        seed=100000,
         edits=(
             Edit(
                 "hub.runner:SessionRunner._commit",
@@ -89,8 +89,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "guess that an unknown commit was made",
-        breaks="",
-        seed=0,
+        breaks="DURABLE-FIRST",
+        seed=100025,
         edits=(
             Edit(
                 "hub.runner:SessionRunner._commit",
@@ -106,8 +106,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "guess that an unknown commit was not made",
-        breaks="",
-        seed=0,
+        breaks="DURABLE-FIRST",
+        seed=100028,
         edits=(
             Edit(
                 "hub.runner:SessionRunner._commit",
@@ -132,8 +132,8 @@ _MUTANTS: Final = (
     # --- the events of an attempt ---
     Mutant(
         "deliver an old attempt's event",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100002,
         edits=(
             Edit(
                 "hub.runner:SessionRunner.receive",
@@ -144,14 +144,14 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "take an old attempt's result",
-        breaks="",
-        seed=0,
+        breaks="L6",
+        seed=100001,
         edits=(Edit("hub.runner:SessionRunner.receive", " or attempt.name != frame.attempt", ""),),
     ),
     Mutant(
         "take a frame from any worker",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100002,
         edits=(
             Edit(
                 "hub.runner:SessionRunner.receive",
@@ -162,8 +162,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "restart without saying so",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100000,
         edits=(
             Edit(
                 "hub.stream:TurnStream.restart",
@@ -174,26 +174,26 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "keep a lost attempt's events",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100001,
         edits=(Edit("hub.stream:TurnStream.restart", "del self._events[1:]", "pass"),),
     ),
     Mutant(
         "keep a lost attempt's texts",
-        breaks="",
-        seed=0,
+        breaks="FINAL-AGREES",
+        seed=100001,
         edits=(Edit("hub.stream:TurnStream.restart", "0, 0, []", "0, 0, self._texts"),),
     ),
     Mutant(
         "use the numbers of events again after a restart",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100000,
         edits=(Edit("hub.stream:TurnStream.restart", "= start_number, 0, 0, []", "= 1, 0, 0, []"),),
     ),
     Mutant(
         "adopt an attempt whose epoch is not current",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100062,
         edits=(
             Edit(
                 "hub.runner:SessionRunner.adopt",
@@ -205,14 +205,14 @@ _MUTANTS: Final = (
     # --- schemas ---
     Mutant(
         "send a session to a worker that does not serve its schema",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100016,
         edits=(Edit("hub.fleet:Need.is_served_by", "return self.schema is None or", "return True or"),),
     ),
     Mutant(
         "run a migration twice",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100009,
         edits=(
             Edit("state.session:OpenSession._prepare", "schema.number > self._number", "schema.number > 1"),
             Edit("state.session:OpenSession._prepare", "after=self._number", "after=1"),
@@ -220,8 +220,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "skip a migration",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100009,
         edits=(
             Edit(
                 "state.session:OpenSession._prepare", "            schema.migrate(database, after=self._number)\n", ""
@@ -230,14 +230,14 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "forget that a migration ran",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100009,
         edits=(Edit("state.session:OpenSession.commit", "self._number = turn.number", "pass"),),
     ),
     Mutant(
         "send snapshots for ever after a change of schema",
-        breaks="",
-        seed=0,
+        breaks="L5",
+        seed=100009,
         edits=(
             Edit(
                 "state.session:OpenSession.commit", "        self._schema_version = self._database.schema_version\n", ""
@@ -247,44 +247,44 @@ _MUTANTS: Final = (
     # --- the copy at the worker ---
     Mutant(
         "forget the rollback after a failure",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100000,
         edits=(Edit("worker.runtime:Runtime._failed", "self._roll_back(attempt)", "pass"),),
     ),
     Mutant(
         "forget the rollback of a cancelled turn",
-        breaks="",
-        seed=0,
+        breaks="EQUAL",
+        seed=100003,
         edits=(Edit("worker.runtime:Runtime._cancel", "self._roll_back(attempt)", "pass"),),
     ),
     Mutant(
         "forget the rollback of a pending turn",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100028,
         edits=(Edit("worker.runtime:_settle", "session.rollback()", "pass"),),
     ),
     Mutant(
         "roll back by committing",
-        breaks="",
-        seed=0,
+        breaks="L4",
+        seed=100000,
         edits=(Edit("state.session:OpenSession.rollback", "self._database.rollback()", "self._database.commit()"),),
     ),
     Mutant(
         "commit a pending turn that was not named",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100028,
         edits=(Edit("worker.runtime:_settle", "resolution is Resolution.COMMIT", "True"),),
     ),
     Mutant(
         "keep a stale copy warm",
-        breaks="",
-        seed=0,
+        breaks="EXACT-BASE",
+        seed=100003,
         edits=(Edit("worker.resolve:resolve", "if committed == request.base:", "if committed is not None:"),),
     ),
     Mutant(
         "take an equal version for the same state",
-        breaks="",
-        seed=0,
+        breaks="EXACT-BASE",
+        seed=100003,
         edits=(
             Edit(
                 "worker.resolve:resolve",
@@ -300,57 +300,57 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "accept a request of an earlier epoch",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100003,
         edits=(Edit("worker.runtime:Runtime._begin", "name.epoch <= epoch_seen", "False"),),
     ),
     Mutant(
         "do not wait for the older attempt",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100002,
         edits=(Edit("worker.runtime:Runtime._run", "await attempt.older.has_released.wait()", "pass"),),
     ),
     # --- what must end ---
     Mutant(
         "never give a slot back",
-        breaks="",
-        seed=0,
+        breaks="L6",
+        seed=100000,
         edits=(Edit("hub.fleet:Fleet.vacate", "member.busy.discard(attempt)", "pass"),),
     ),
     Mutant(
         "never give a reserved slot back",
-        breaks="",
-        seed=0,
+        breaks="L6",
+        seed=100000,
         edits=(Edit("hub.fleet:Fleet.unreserve", "member.reserved -= 1", "pass"),),
     ),
     Mutant(
         "do not hear that a worker is lost",
-        breaks="",
-        seed=0,
+        breaks="L2",
+        seed=100002,
         edits=(Edit("hub.coordinator:Coordinator.leave", "self._lose(member)", "pass"),),
     ),
     Mutant(
         "keep a lost worker in the fleet",
-        breaks="",
-        seed=0,
+        breaks="L2",
+        seed=100001,
         edits=(Edit("hub.fleet:Fleet.leave", "del self._members[(member.tenant, member.worker_id)]", "pass"),),
     ),
     Mutant(
         "never lose a silent peer",
-        breaks="",
-        seed=0,
+        breaks="L6",
+        seed=100038,
         edits=(Edit("protocol.link:Link.tick", "self._silent_ticks >= PINGS_LOST_MAX", "False"),),
     ),
     Mutant(
         "never end an attempt that runs too long",
-        breaks="",
-        seed=0,
+        breaks="L1",
+        seed=100000,
         edits=(Edit("hub.runner:SessionRunner._collect", "asyncio.timeout_at(deadline)", "asyncio.timeout_at(None)"),),
     ),
     Mutant(
         "do not stop the attempt of an ended turn",
-        breaks="",
-        seed=0,
+        breaks="L6",
+        seed=100001,
         edits=(
             Edit(
                 "hub.runner:SessionRunner._stop_attempt",
@@ -362,8 +362,8 @@ _MUTANTS: Final = (
     # --- repeats and bounds ---
     Mutant(
         "drop the dedupe",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100000,
         edits=(
             Edit(
                 "store.admission:admit",
@@ -379,20 +379,20 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "accept a known message ID with another text",
-        breaks="",
-        seed=0,
+        breaks="SAME-KEY-SAME-REQUEST",
+        seed=100000,
         edits=(Edit("store.admission:admit", "known.request_digest != request_digest", "False"),),
     ),
     Mutant(
         "queue without a bound",
-        breaks="",
-        seed=0,
+        breaks="BOUNDED",
+        seed=100002,
         edits=(Edit("store.admission:admit", "busy.waiting >= queue_length_max", "False"),),
     ),
     Mutant(
         "start a message without a bound",
-        breaks="",
-        seed=0,
+        breaks="POISON",
+        seed=100004,
         edits=(
             Edit(
                 "hub.runner:SessionRunner._is_exhausted",
@@ -403,21 +403,21 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "put the attempt into the idempotency key",
-        breaks="",
-        seed=0,
+        breaks="EFFECT-KEY",
+        seed=100001,
         edits=(Edit("worker.context:Turn.idempotency_key", "{label}", "{label}{facts.attempt}"),),
     ),
     Mutant(
         "leave the message out of the idempotency key",
-        breaks="",
-        seed=0,
+        breaks="EFFECT-KEY",
+        seed=100000,
         edits=(Edit("worker.context:Turn.idempotency_key", "\\0{facts.message_id}", ""),),
     ),
     # --- chains, compaction, retention ---
     Mutant(
         "publish a snapshot of other rows",
-        breaks="",
-        seed=0,
+        breaks="N-1",
+        seed=100000,
         edits=(
             Edit("hub.compaction:compact", "links=links,", "links=links[:-1],"),
             Edit("hub.compaction:compact", "base=target.name,\n", "base=links[-2].name,\n"),
@@ -427,8 +427,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "compact before verifying",
-        breaks="",
-        seed=0,
+        breaks="N-1",
+        seed=100008,
         edits=(
             Edit("hub.compaction:compact", "digest=target.digest,", "digest=None,"),
             Edit("store.fence:check_snapshot", " or digest not in {None, snapshot.digest}", ""),
@@ -436,39 +436,39 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "delete n-1",
-        breaks="",
-        seed=0,
+        breaks="N-1",
+        seed=100000,
         edits=(Edit("store.sqlite:SqliteLog._trim_chains", "max(retain_versions, 1)", "0"),),
     ),
     Mutant(
-        "delete the old chain with its last reader",
-        breaks="",
-        seed=0,
+        "delete the old chain before a version is beyond the new one",
+        breaks="N-1",
+        seed=100000,
         edits=(Edit("log.sql:oldest_kept_base", " AND version <= :oldest", ""),),
     ),
     Mutant(
         "delete answers that are to be kept",
-        breaks="",
-        seed=0,
+        breaks="L9",
+        seed=100000,
         edits=(Edit("store.sqlite:SqliteLog._trim_answers", "max(retain_answers, 1) - 1", "0"),),
     ),
     # --- the disk ---
     Mutant(
         "sync the log at times only",
-        breaks="",
-        seed=0,
+        breaks="DURABLE-FIRST",
+        seed=100014,
         edits=(Edit("store.files:_connect", '"synchronous", "full"', '"synchronous", "normal"'),),
     ),
     Mutant(
         "never sync",
-        breaks="",
-        seed=0,
+        breaks="DURABLE-FIRST",
+        seed=100014,
         edits=(Edit("store.files:_connect", '"synchronous", "full"', '"synchronous", "off"'),),
     ),
     Mutant(
         "apply a delta twice",
-        breaks="",
-        seed=0,
+        breaks="L4",
+        seed=100000,
         edits=(
             Edit(
                 "state.delta:apply_delta",
@@ -479,15 +479,15 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "take a result unchecked",
-        breaks="",
-        seed=0,
+        breaks="L4",
+        seed=100023,
         edits=(Edit("hub.runner:SessionRunner._collect", "await check_result(signal, attempt.started)", "pass"),),
     ),
     # --- links and the rest ---
     Mutant(
         "send a lost connection's frames on the next one",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100005,
         edits=(
             Edit(
                 "worker.link:WorkerLink.lost",
@@ -509,8 +509,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "overlook a frame that cannot be read",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100095,
         edits=(
             Edit(
                 "protocol.link:Link.receive",
@@ -521,26 +521,26 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "evict a copy that is in use",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100000,
         edits=(Edit("worker.cache:WarmCache._make_room", "if session_id not in self._busy", "if True"),),
     ),
     Mutant(
         "leave unfinished turns to their callers after a restart",
-        breaks="",
-        seed=0,
+        breaks="L3",
+        seed=100001,
         edits=(Edit("hub.coordinator:Coordinator.open", "self._runner(turn.key).enqueue(turn)", "pass"),),
     ),
     Mutant(
         "put a lost turn behind the others",
-        breaks="",
-        seed=0,
+        breaks="ORDER",
+        seed=100000,
         edits=(Edit("log.sql:requeue_turn", "epoch = NULL", "epoch = NULL, place = place + 1000"),),
     ),
     Mutant(
         "requeue a turn that was ended",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100000,
         edits=(
             Edit("store.sqlite:SqliteLog.requeue", "check_attempt(self._turn(db, key, message_id), epoch)", "pass"),
             Edit("log.sql:requeue_turn", "epoch = NULL", "epoch = NULL, finished_at_ms = NULL, version = NULL"),
@@ -548,8 +548,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "send deltas again to a worker that lacks the base",
-        breaks="",
-        seed=0,
+        breaks="L4",
+        seed=100000,
         edits=(
             Edit("hub.runner:SessionRunner._collect", "self._forget_held(attempt, signal)", "pass"),
             Edit(
@@ -561,14 +561,14 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "never compact",
-        breaks="",
-        seed=0,
+        breaks="L8",
+        seed=100002,
         edits=(Edit("hub.coordinator:Coordinator._is_compaction_due", "return is_due and", "return False and"),),
     ),
     Mutant(
         "open another session's copy",
-        breaks="",
-        seed=0,
+        breaks="L6",
+        seed=100000,
         edits=(
             Edit(
                 "worker.cache:WarmCache.get",
@@ -579,32 +579,32 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "do not deliver a cancel to the handler",
-        breaks="",
-        seed=0,
+        breaks="L6",
+        seed=100002,
         edits=(Edit("worker.runtime:Runtime._cancel", "attempt.stop(FailureCode.CANCELLED)", "pass"),),
     ),
     Mutant(
         "do not raise the epoch at a cancel",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100000,
         edits=(Edit("store.sqlite:SqliteLog._end", 'self._run(db, "raise_epoch", bindings)', "pass"),),
     ),
     Mutant(
         "do not raise the epoch at a start",
-        breaks="",
-        seed=0,
+        breaks="FENCED",
+        seed=100000,
         edits=(Edit("log.sql:raise_epoch", "epoch + 1", "max(epoch, 1)"),),
     ),
     Mutant(
         "forget events with the commit",
-        breaks="",
-        seed=0,
+        breaks="L9",
+        seed=100000,
         edits=(Edit("store.sqlite:SqliteLog._commit", "self._insert_events(db, commit)", "pass"),),
     ),
     Mutant(
         "write the answer of another attempt",
-        breaks="",
-        seed=0,
+        breaks="FINAL-AGREES",
+        seed=100000,
         edits=(
             Edit(
                 "store.sqlite:SqliteLog._commit",
@@ -615,14 +615,14 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "do not send an adopted attempt's events again",
-        breaks="",
-        seed=0,
+        breaks="ONE-STREAM",
+        seed=100002,
         edits=(Edit("worker.events:AttemptEvents.send_again", "in self._events:", "in ():"),),
     ),
     Mutant(
         "open a state unverified",
-        breaks="",
-        seed=0,
+        breaks="CHAIN",
+        seed=100101,
         edits=(
             Edit("store.chain:_payload", "checksum(stored.payload.data) != stored.payload.checksum", "False"),
             Edit("state.payload:unseal", "payload.checksum != checksum(payload.data)", "False"),
@@ -638,8 +638,8 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "name an object before it is whole",
-        breaks="",
-        seed=0,
+        breaks="no fault of ours",
+        seed=100005,
         edits=(
             Edit(
                 "store.sqlite_objects:SqliteObjects.put",

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import apsw
 import msgspec
 
 from tests.simulation.checks import Violated
@@ -82,6 +83,10 @@ def _run(world: World, faults: Sequence[Fault]) -> Violated | None:
             await _live(world, faults)
         except Violated as error:
             return error
+        except apsw.Error as error:
+            violated = Violated("DURABLE-FIRST", "what is on the disk cannot be read", error)
+            violated.__cause__ = error
+            return violated
         finally:
             await world.bury()
         return None
