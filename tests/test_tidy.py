@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "client": {*BASE, "client", "protocol", "state", "store"},
     "worker": {*BASE, "worker", "protocol", "state", "store"},
     "hub": {*BASE, "hub", "protocol", "state", "store"},
+    "adapters": {*BASE, "state", "worker"},
     "embedded": {*BASE, "client", "embedded", "hub", "protocol", "state", "store", "worker"},
     "demo": {*BASE, "client", "demo", "worker"},
     "cli": {*BASE, "cli", "client", "demo", "embedded", "hub", "protocol", "state", "store", "worker"},
@@ -146,6 +147,23 @@ def test_nothing_is_left_over(path: Path):
     assert prints == []
 
 
+FRAMEWORKS = {
+    "agents": "openai_agents",
+    "langgraph": "langgraph",
+    "openai": "openai_agents",
+    "pydantic_ai": "pydantic_ai",
+}
+"""Whose modules may be imported, by which adapter alone."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_framework_is_imported_by_its_adapter_alone(path: Path):
+    """Who uses one framework does not install another, and who uses none installs none."""
+    found = {FRAMEWORKS[name.split(".")[0]] for name in imports(path) if name.split(".")[0] in FRAMEWORKS}
+
+    assert found <= ({path.stem} if part(path) == "adapters" else set())
+
+
 def test_every_file_is_used():
     """A file that nothing imports and nobody runs is dead."""
     entered = {"satchel", "satchel.__main__", "satchel.cli.main", "satchel.state.rebuild", "satchel.testing"}
@@ -160,7 +178,7 @@ def test_every_file_is_used():
 
 def is_offered(path: Path) -> bool:
     """Whether users import *path* themselves, or it is a package that only holds files."""
-    return part(path) == "testing" or path.name == "__init__.py"
+    return part(path) in {"adapters", "testing"} or path.name == "__init__.py"
 
 
 def module_name(path: Path) -> str:
