@@ -21,6 +21,9 @@ from satchel.limits import STOP_S
 START_S: Final = 60.0
 """How long a process may take until it serves: this machine is kept busy on purpose."""
 
+ANSWER_S: Final = 5.0
+"""How long the hub may take to list its workers: then it is asked again, or found to have ended."""
+
 LOOK_S: Final = 0.1
 BUILDS: Final = ("satchel.demo.apps.first", "satchel.demo.apps.second")
 """The agent's, each an app that a worker loads."""
@@ -178,10 +181,10 @@ class DemoFleet:
 
     async def listed(self) -> tuple[WorkerRow, ...] | None:
         """Return the workers that the hub lists; None if it does not answer."""
-        try:
-            return await self.client.workers()
-        except HubUnreachable:
-            return None
+        with contextlib.suppress(HubUnreachable, TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                return await self.client.workers()
+        return None
 
     async def is_listed(self, *workers: WorkerProcess) -> bool:
         """Tell whether the hub answers and lists all of *workers*."""
