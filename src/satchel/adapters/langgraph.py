@@ -253,8 +253,10 @@ _RUN_BYTES_MIN: Final = 64
 _NESTED_ITEMS_MIN: Final = 8
 """A list inside a value that has fewer is stored with it."""
 
+Typed = tuple[str, bytes]
+"""A value as LangGraph's serializer gives it: by this an item is known again."""
 Packed = tuple[str, bytes, str | None]
-"""A value as its row has it: type, value, lists."""
+"""A value as its row has it: type, value without the lists that are elsewhere, those lists."""
 Place = tuple[int, int]
 """An item's key: list ID and position."""
 Home = tuple[str, str, str, str]
@@ -435,19 +437,18 @@ class _Memory:
     def forget(self) -> None:
         """Know nothing: rows are gone. Versions are not given again."""
         self.has_tables = False
-        self.known: dict[Place, Packed] = {}
+        self.known: dict[Place, Typed] = {}
         """The items that were read or written."""
-        self.places: dict[Packed, list[Place]] = {}
+        self.places: dict[Typed, list[Place]] = {}
         """The same, by what they hold."""
         self.sources: dict[Home, set[int]] = {}
         """The lists that a home's versions take their items from."""
 
-    def learn(self, place: Place, packed: Packed) -> None:
-        if place not in self.known:
-            self.known[place] = packed
-            self.places.setdefault(packed, []).append(place)
+    def learn(self, place: Place, item: Typed) -> None:
+        self.known[place] = item
+        self.places.setdefault(item, []).append(place)
 
-    def matched(self, items: Iterable[Packed], lists: set[int] | None) -> list[Place | None]:
+    def matched(self, items: Iterable[Typed], lists: set[int] | None) -> list[Place | None]:
         """Return a stored item that equals each of *items*, in *lists* or anywhere; no item twice.
 
         The item after the last match is preferred, so that what was stored in one run stays one.
@@ -455,10 +456,10 @@ class _Memory:
         matched: list[Place | None] = []
         used: set[Place] = set()
         place: Place | None = None
-        for packed in items:
+        for item in items:
             after = None if place is None else (place[0], place[1] + 1)
-            if after is None or after in used or self.known.get(after) != packed:
-                able = self.places.get(packed, ())
+            if after is None or after in used or self.known.get(after) != item:
+                able = self.places.get(item, ())
                 after = next((at for at in able if at not in used and (lists is None or at[0] in lists)), None)
             place = after
             matched.append(place)
@@ -628,6 +629,10 @@ class _Rows:
 
     # --- lists, item by item -----------------------------------------------------------------
 
+    def _typed(self, value: Any) -> Typed:
+        type_, blob = self._serde.dumps_typed(value)
+        return type_, bytes(blob)
+
     def _packed(self, value: Any, home: tuple[str, str, str] | None = None) -> Packed:
         """Return *value* as a row has it, its lists by reference. What they have new is stored if they have a home."""
         layouts: dict[str, Layout] = {}
@@ -641,30 +646,32 @@ class _Rows:
                 layouts[path] = layout
             return left
 
-        type_, blob = self._serde.dumps_typed(_map_lists(value, "", detached))
-        return type_, bytes(blob), _json(layouts) if layouts else None
+        left = self._typed(_map_lists(value, "", detached))
+        return *left, _json(layouts) if layouts else None
 
     def _referenced(self, items: list[Any]) -> tuple[Layout, list[Any]]:
         """Return *items* as runs of stored ones, and those that are left."""
         if not self._memory.known:
             return [], items
-        packed = [self._packed(item) for item in items]
-        places = _without_short_runs(self._memory.matched(packed, None), packed)
+        typed = [self._typed(item) for item in items]
+        places = _without_short_runs(self._memory.matched(typed, None), typed)
         if not any(places):
             return [], items
         return _layout(places), [item for item, place in zip(items, places, strict=True) if place is None]
 
     def _grown(self, home: Home, items: list[Any]) -> Layout:
         """Return *items* as runs of stored ones; what no version of this list had is stored now."""
-        packed = [self._packed(item) for item in items]
+        typed = [self._typed(item) for item in items]
         sources = self._memory.sources.get(home)
-        places = self._memory.matched(packed, sources)
+        places = self._memory.matched(typed, sources)
         if sources is None:  # the first version: a branch, a subgraph, or not read in this turn
-            places = _without_short_runs(places, packed)
+            places = _without_short_runs(places, typed)
         places = _in_few_runs(places)
         missing = [index for index, place in enumerate(places) if place is None]
-        for index, place in zip(missing, self._added(home, [packed[index] for index in missing]), strict=True):
+        added = self._added(home, [self._packed(items[index]) for index in missing])
+        for index, place in zip(missing, added, strict=True):
             places[index] = place
+            self._memory.learn(place, typed[index])
         self._memory.sources.setdefault(home, set()).update(place[0] for place in places if place is not None)
         return _layout(places)
 
@@ -676,8 +683,6 @@ class _Rows:
         list_id, last = (self._state.execute(_WRITE_LIST, home).scalar(), 0) if found is None else found
         places = [(list_id, position) for position in range(last + 1, last + 1 + len(items))]
         self._state.executemany(_WRITE_ITEM, [(*place, *packed) for place, packed in zip(places, items, strict=True)])
-        for place, packed in zip(places, items, strict=True):
-            self._memory.learn(place, packed)
         return places
 
     def _objects(self, values: Iterable[Packed]) -> dict[Place, Any]:
@@ -686,29 +691,21 @@ class _Rows:
         for level in reversed(self._levels(values)):
             for place, packed in level.items():
                 if place not in objects:
-                    objects[place] = self._unpacked(packed, objects)
-                    self._learn(place, packed, objects[place])
+                    item = objects[place] = self._unpacked(packed, objects)
+                    if place not in self._memory.known:
+                        # By what it is now, which is not always what it was: a set has no order.
+                        self._memory.learn(place, self._typed(item))
         return objects
 
     def _levels(self, values: Iterable[Packed]) -> Sequence[Mapping[Place, Packed]]:
         """Return the items that *values* refer to, then those that the items do, and so on."""
         levels: list[Mapping[Place, Packed]] = []
         wanted = list(values)
-        while runs := {tuple(run) for _, _, lists in wanted for _, layout in _layouts(lists) for run in _runs(layout)}:
+        while runs := {run for _, _, lists in wanted for _, layout in _layouts(lists) for run in _runs(layout)}:
             rows = self._state.execute(_READ_ITEMS, (_json(sorted(runs)),))
-            levels.append({(row[0], row[1]): _packed(row) for row in rows})
-            wanted = list(levels[-1].values())
+            levels.append({(list_id, at): (type_, value, lists) for list_id, at, type_, value, lists in rows})
+            wanted = [packed for packed in levels[-1].values() if packed[2] is not None]
         return levels
-
-    def _learn(self, place: Place, packed: Packed, item: Any) -> None:
-        """Know an item by how it will be packed again, which is not always how it was: a set has no order."""
-        if place not in self._memory.known:
-            same = packed if packed[2] is not None else self._packed_plain(item)
-            self._memory.learn(place, same)
-
-    def _packed_plain(self, item: Any) -> Packed:
-        type_, blob = self._serde.dumps_typed(item)
-        return type_, bytes(blob), None
 
     def _unpacked(self, packed: Packed, objects: Mapping[Place, Any]) -> Any:
         type_, blob, lists = packed
@@ -843,9 +840,9 @@ def _spans(places: Sequence[Place | None]) -> list[tuple[int, int]]:
     return spans
 
 
-def _without_short_runs(places: list[Place | None], items: Sequence[Packed]) -> list[Place | None]:
+def _without_short_runs(places: list[Place | None], items: Sequence[Typed]) -> list[Place | None]:
     for start, end in _spans(places):
-        if sum(len(blob) for _, blob, _ in items[start:end]) < _RUN_BYTES_MIN:
+        if sum(len(blob) for _, blob in items[start:end]) < _RUN_BYTES_MIN:
             places[start:end] = [None] * (end - start)
     return places
 
