@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import pathlib
 import re
 import signal
@@ -11,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.acceptance.processes import Fleet, Process, run
+from tests.acceptance.processes import Fleet, Process, run, until
 
 FAULTS_S = 100.0
 """How long a short demo may take: a freeze alone lasts until the hub has missed its pings."""
@@ -22,7 +21,7 @@ def processes_in(folder: pathlib.Path) -> list[int]:
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            if pathlib.Path(os.readlink(process / "cwd")) == folder:
+            if (process / "cwd").readlink() == folder:
                 found.append(int(process.name))
     return found
 
@@ -107,6 +106,11 @@ async def test_a_demo_that_is_ended_while_it_starts_leaves_no_process(tmp_path: 
     demo = Process("demo", "--sessions", "2", "--workers", "16", "--folder", str(folder), cwd=tmp_path)
     await demo.start()
     await demo.saw("starting a hub")
+
+    async def is_half_way() -> bool:
+        return len(processes_in(tmp_path)) >= 4
+
+    await until(is_half_way)
 
     assert await demo.stop(number) == 128 + number, demo.output
     assert "nothing is known about the sessions" in demo.output
