@@ -9,19 +9,37 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from satchel import testing
-    from satchel.client.client import AsyncClient
+    from satchel.client.client import AsyncClient, AsyncSession
+    from satchel.client.model import Answer
+    from satchel.client.reply import Reply
     from satchel.client.sync import Client
     from satchel.embedded import Hub
     from satchel.errors import SatchelError, TurnRefused
     from satchel.worker.context import Turn, current_turn
     from satchel.worker.worker import Worker
 
-__all__ = ["AsyncClient", "Client", "Hub", "SatchelError", "Turn", "TurnRefused", "Worker", "current_turn", "testing"]
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "AsyncSession",
+    "Client",
+    "Hub",
+    "Reply",
+    "SatchelError",
+    "Turn",
+    "TurnRefused",
+    "Worker",
+    "current_turn",
+    "testing",
+]
 
 _HOMES = {
+    "Answer": "satchel.client.model",
     "AsyncClient": "satchel.client.client",
+    "AsyncSession": "satchel.client.client",
     "Client": "satchel.client.sync",
     "Hub": "satchel.embedded",
+    "Reply": "satchel.client.reply",
     "SatchelError": "satchel.errors",
     "Turn": "satchel.worker.context",
     "TurnRefused": "satchel.errors",

@@ -6,6 +6,8 @@ link's frames cross them as bytes: the same semantics as over a socket.
 
 import asyncio
 import contextlib
+import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +24,8 @@ from satchel.protocol.transport import Transport
 from satchel.worker.process import WorkerHost
 from satchel.worker.worker import Worker
 
+logger = logging.getLogger("satchel.hub")
+
 
 class Hub:
     """A hub to mount in your own app, with its workers in the same process.
@@ -35,13 +39,13 @@ class Hub:
     def __init__(
         self,
         *,
-        store: str,
+        store: str | os.PathLike[str],
         workers: Sequence[Worker[Any]] = (),
         worker_key: str | None = None,
         slots: int = SLOTS_DEFAULT,
         settings: HubSettings | None = None,
     ) -> None:
-        self._server = HubServer(store, settings=settings, keys=Keys(worker=worker_key), is_mounted=True)
+        self._server = HubServer(os.fspath(store), settings=settings, keys=Keys(worker=worker_key), is_mounted=True)
         self._workers = tuple(workers)
         self._slots = slots
         self._host: WorkerHost | None = None
@@ -218,5 +222,9 @@ class _Call(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._left.set()
-        if self.task is not None:
-            await asyncio.wait({self.task})
+        if self.task is None:
+            return
+        await asyncio.wait({self.task})
+        error = None if self.task.cancelled() else self.task.exception()
+        if error is not None:  # it was answered as an internal error; a server would log it
+            logger.error("a request to the embedded hub failed", exc_info=error)

@@ -19,6 +19,7 @@ from starlette.routing import Mount, Route
 
 from satchel import AsyncClient, Client, Hub, Turn, TurnRefused, Worker
 from satchel.client.client import AsyncSession
+from satchel.embedded import AsgiTransport
 from satchel.errors import HandlerError, InternalError, MessageNotFound, SessionNotFound, StoreInUse
 from satchel.hub.server import base_url, listen
 from satchel.hub.settings import HubSettings
@@ -107,8 +108,8 @@ async def test_turns_of_many_sessions_run_at_once_and_each_in_order(hub: Hub):
 
 
 async def test_state_outlives_the_app(tmp_path: pathlib.Path):
-    """A second start of the app goes on; what it holds in memory is a cache."""
-    store = str(tmp_path / "app.db")
+    """A second start of the app goes on; what it holds in memory is a cache. A path may be one of ``pathlib``."""
+    store = tmp_path / "app.db"
     async with Hub(store=store, workers=[desk()]) as hub:
         await hub.session("alice", agent="desk").send("Ada", message_id="m1")
     async with Hub(store=f"sqlite:///{store}", workers=[desk()]) as hub:
@@ -277,6 +278,38 @@ async def test_a_hub_that_was_not_started_says_which_line_is_missing(tmp_path: p
     assert "lifespan=hub.lifespan" in streamed.text
     with pytest.raises(InternalError, match=r"lifespan=hub\.lifespan"):
         await hub.session("alice", agent="desk").send("Ada")
+
+
+async def test_a_hub_that_is_used_from_another_loop_says_so(hub: Hub):
+    """A plain route that calls ``asyncio.run`` seems to work with other clients, and hangs or worse with a hub."""
+
+    def route() -> None:
+        asyncio.run(_sent(hub.session("alice", agent="desk")))
+
+    with pytest.raises(InternalError, match=r"started in another event loop.*asyncio\.run"):
+        await asyncio.to_thread(route)
+
+    assert (await hub.session("alice", agent="desk").send("Ada")).version == 1
+
+
+async def _sent(session: AsyncSession) -> None:
+    await session.send("Ada")
+
+
+async def test_what_fails_unforeseen_in_a_request_without_a_socket_is_logged(caplog: pytest.LogCaptureFixture):
+    """A web server would write the traceback; without one it would be lost, or come when the garbage is collected."""
+
+    async def fail(request: Request) -> None:
+        raise ZeroDivisionError(request.url.path)
+
+    transport = AsgiTransport(Starlette(routes=[Route("/there", fail)]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        answer = await http.get("/there")
+
+    (record,) = [record for record in caplog.records if record.name == "satchel.hub"]
+    assert (answer.status_code, record.getMessage()) == (500, "a request to the embedded hub failed")
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ZeroDivisionError)
 
 
 async def test_a_hub_is_an_app_of_its_own(tmp_path: pathlib.Path):

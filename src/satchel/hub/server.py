@@ -48,7 +48,8 @@ class HubServer:
         self._url = url
         self._coordinator: Coordinator | None = None
         self._links: set[asyncio.Task[None]] = set()
-        self.app: Starlette = create_app(self.coordinator, self._gate, serve_link=self._serve_socket)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.app: Starlette = create_app(self._asked, self._gate, serve_link=self._serve_socket)
 
     def coordinator(self) -> Coordinator:
         """Return the open coordinator. Raises ``InternalError`` that says how to start the hub."""
@@ -58,6 +59,16 @@ class HubServer:
                 hint="Pass lifespan=hub.lifespan to your app, or use 'async with hub:' around it.",
             )
         return self._coordinator
+
+    def _asked(self) -> Coordinator:
+        """Return the open coordinator to a request. Raises ``InternalError`` in another event loop than its own."""
+        coordinator = self.coordinator()
+        if asyncio.get_running_loop() is not self._loop:
+            raise InternalError(
+                "This hub was started in another event loop.",
+                hint="Use it from async code of the app that started it, not by asyncio.run or a second TestClient.",
+            )
+        return coordinator
 
     @property
     def location(self) -> str:
@@ -74,6 +85,7 @@ class HubServer:
             await store.close()
             raise
         self._coordinator = coordinator
+        self._loop = asyncio.get_running_loop()
 
     async def stop_work(self) -> None:
         """Stop running turns; they stay in the store for the next hub. Idempotent."""
