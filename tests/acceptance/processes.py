@@ -22,9 +22,12 @@ PATIENCE_S = 30.0
 
 
 class Process:
-    """A ``satchel`` command with its output collected."""
+    """A ``satchel`` command, or one of another *module*, with its output collected."""
 
-    def __init__(self, *args: str, env: dict[str, str] | None = None, cwd: pathlib.Path | None = None) -> None:
+    def __init__(
+        self, *args: str, env: dict[str, str] | None = None, cwd: pathlib.Path | None = None, module: str = "satchel"
+    ) -> None:
+        self._module = module
         self._args = args
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._cwd = cwd
@@ -38,7 +41,7 @@ class Process:
         self.child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "satchel",
+            self._module,
             *self._args,
             env=self._env,
             cwd=self._cwd,
