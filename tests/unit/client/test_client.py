@@ -1,5 +1,8 @@
 """The calls beside send: what they ask, what they return, what they raise."""
 
+from typing import Any
+
+import httpx
 import pytest
 
 from satchel.client.client import AsyncClient
@@ -53,6 +56,21 @@ async def test_workers_are_listed_and_a_newer_hubs_fields_skipped(url: str):
         (worker,) = await client.workers()
 
     assert (worker.worker_id, worker.agents, worker.slots) == ("w1", ("concierge",), 32)
+
+
+class _ClosedWhileItOpens(httpx.AsyncBaseTransport):
+    """What httpx does on uvloop when a hub is killed between a connection's two halves: anyio asks None for its peer."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002  # httpx's signature
+        nothing: Any = None
+        return nothing.getpeername()
+
+
+async def test_a_connection_that_closes_while_it_opens_is_a_hub_that_is_not_reached():
+    """A killed hub must not show as an error of somebody's code: a reply would not try again."""
+    async with AsyncClient("http://127.0.0.1:1", transport=_ClosedWhileItOpens()) as client:
+        with pytest.raises(HubUnreachable, match="hung up"):
+            await client.workers()
 
 
 async def test_the_hubs_error_is_raised_as_its_class(url: str):
