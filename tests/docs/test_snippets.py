@@ -2,11 +2,13 @@
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import os
 import re
 import shutil
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ README = "README.md"
 TUTORIAL = "docs/tutorial/first-agent.md"
 DEPLOY = "docs/howto/deploy.md"
 EMBED = "docs/howto/embed.md"
+FASTAPI = "docs/howto/fastapi.md"
 MIGRATE = "docs/howto/migrate.md"
 TESTING = "docs/howto/test-an-agent.md"
 
@@ -169,26 +172,71 @@ async def test_a_backup_made_under_a_running_hub_can_be_started_on(tmp_path: Pat
 async def test_an_embedded_hub_streams_to_a_web_page(tmp_path: Path):
     """One process, one file: a route of the app's own, and the API below the mount."""
     save(EMBED, tmp_path)
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "uvicorn", "app:app", "--port", "0",
-        cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        url = await listening(child)
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
-            streams = [await http.post("/chat", content="Ada", headers={"x-user": "7"}) for _ in range(2)]
-            sessions = (await http.get("/satchel/v1/sessions")).json()["sessions"]
-    finally:
-        child.terminate()
-        output, _ = await child.communicate()
+    async with uvicorn_of(tmp_path) as url, httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
+        streams = [await http.post("/chat", content="Ada", headers={"x-user": "7"}) for _ in range(2)]
+        sessions = (await http.get("/satchel/v1/sessions")).json()["sessions"]
 
-    assert b"Application shutdown complete" in output, output.decode()
     assert streams[0].headers["content-type"].startswith("text/event-stream")
     assert [re.findall(r"Ada: visit (\d)", stream.text) for stream in streams] == [["1"], ["2"]]
     assert [re.findall(r"^event: (\w+)$", stream.text, re.MULTILINE) for stream in streams] == [
         ["accepted", "message", "complete"]
     ] * 2
     assert [(session["session_id"], session["head"]) for session in sessions] == [("user-7", 2)]
+
+
+LOGIN = """
+import dataclasses
+from typing import Annotated
+from fastapi import Header, HTTPException
+
+@dataclasses.dataclass
+class User:
+    id: int
+
+def current_user(x_token: Annotated[str, Header()] = "") -> User:
+    if x_token not in {"ada", "grace"}:
+        raise HTTPException(401)
+    return User(len(x_token))
+"""
+"""What the page's reader has already: two users, 3 and 5."""
+
+
+async def test_a_hub_in_a_fastapi_app_streams_follows_and_stops(tmp_path: Path):
+    """The page's routes as they stand, between a reader's own login and a reader's own agent."""
+    save(FASTAPI, tmp_path)
+    (tmp_path / "login.py").write_text(LOGIN)
+    (tmp_path / "agent.py").write_text(files(TUTORIAL)["app.py"])
+    message = {"message_id": "m1", "text": "Ada"}
+    async with uvicorn_of(tmp_path) as url, httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
+        ada, grace = {"x-token": "ada"}, {"x-token": "grace"}
+        stranger = await http.post("/chat", json=message)
+        sent = [await http.post("/chat", json=message, headers=ada) for _ in range(2)]
+        cursors = re.findall(r"^id: (\d+)$", sent[0].text, re.MULTILINE)
+        rest = await http.get("/chat/m1", headers={**ada, "Last-Event-ID": cursors[-2]})
+        stopped = [await http.post("/chat/m1/stop", headers=headers) for headers in (ada, grace)]
+        no_id = await http.post("/chat", json={**message, "message_id": "no ID"}, headers=ada)
+
+    assert stranger.status_code == 401
+    assert [re.findall(r"Booked\. Visit (\d)", stream.text)[-1] for stream in sent] == ["1", "1"]
+    assert re.findall(r"^id: (\d+)$", rest.text, re.MULTILINE) == cursors[-1:]
+    assert [answer.status_code for answer in stopped] == [200, 404]
+    assert (stopped[0].json(), stopped[1].json()["error"]["code"]) == ({"status": "committed"}, "SESSION_NOT_FOUND")
+    assert (no_id.status_code, no_id.json()["error"]["code"]) == (400, "INVALID_REQUEST")
+
+
+@contextlib.asynccontextmanager
+async def uvicorn_of(folder: Path) -> AsyncIterator[str]:
+    """Serve ``app:app`` of a folder while the body runs; yield its base URL. It must end in order."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "uvicorn", "app:app", "--port", "0",
+        cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield await listening(child)
+    finally:
+        child.terminate()
+        output, _ = await child.communicate()
+    assert b"Application shutdown complete" in output, output.decode()
 
 
 async def listening(child: asyncio.subprocess.Process) -> str:
