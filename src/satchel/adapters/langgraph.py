@@ -11,13 +11,16 @@ Stored are ``langgraph_checkpoint`` (without its values), ``langgraph_value`` (a
 """
 
 import contextlib
+import contextvars
 import copy
 import dataclasses
+import functools
+import itertools
 import json
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -248,6 +251,8 @@ _RUNS_MAX: Final = 64
 """Runs that a stored list has at most: about 1 KiB of text, however often the list was edited in its middle."""
 _RUNS_MERGED: Final = 32
 """Neighbours that are stored anew as one run when there are more: each item is copied a few times in all."""
+_COPIES_MAX: Final = 4
+"""Places of one item that are tried, the oldest and the newest: a list of equal items has as many as items."""
 _RUN_BYTES_MIN: Final = 64
 """A run elsewhere that holds less is copied: naming it would take about as much."""
 _NESTED_ITEMS_MIN: Final = 8
@@ -263,6 +268,35 @@ Home = tuple[str, str, str, str]
 """Where a list grows: thread ID, checkpoint namespace, channel, and its path in the channel's value."""
 Layout = list[Any]
 """A stored list: ``[list_id, first, last]`` is a run of stored items, a number that many of those left in the value."""
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class _InContextOfAccess:
+    """A method that runs in the context in which it was looked up.
+
+    LangGraph looks ``put_writes`` up when a run starts, in the turn. When one of several
+    plain nodes is over, it calls it from that node's thread, outside of any context.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+
+    def __get__(self, saver: object, owner: type | None = None) -> Callable[..., Any]:
+        if saver is None:
+            return self._method
+        method, context = self._method.__get__(saver, owner), contextvars.copy_context()
+
+        @functools.wraps(method)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return context.copy().run(method, *args, **kwargs)  # a context is entered once at a time
+
+        return run
+
+
+def _in_context_of_access(method: Method) -> Method:
+    return _InContextOfAccess(method)  # type: ignore[return-value]  # called, it is the method
 
 
 class SatchelSaver(BaseCheckpointSaver[int]):
@@ -322,6 +356,7 @@ class SatchelSaver(BaseCheckpointSaver[int]):
         with self._rows() as rows:
             return rows.put(config, checkpoint, metadata, new_versions)
 
+    @_in_context_of_access
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
@@ -448,24 +483,32 @@ class _Memory:
         self.known[place] = item
         self.places.setdefault(item, []).append(place)
 
-    def matched(self, items: Iterable[Typed], lists: set[int] | None) -> list[Place | None]:
-        """Return a stored item that equals each of *items*, in *lists* or anywhere; no item twice.
-
-        The item after the last match is preferred, so that what was stored in one run stays one.
-        """
+    def matched(self, items: Sequence[Typed], lists: set[int] | None) -> list[Place | None]:
+        """Return a stored item that equals each of *items*, in *lists* or anywhere; no item twice, in long runs."""
         matched: list[Place | None] = []
         used: set[Place] = set()
-        place: Place | None = None
-        for item in items:
-            after = None if place is None else (place[0], place[1] + 1)
-            if after is None or after in used or self.known.get(after) != item:
-                able = self.places.get(item, ())
-                after = next((at for at in able if at not in used and (lists is None or at[0] in lists)), None)
-            place = after
-            matched.append(place)
-            if place is not None:
-                used.add(place)
+        while len(matched) < len(items):
+            run = self._longest_run(items, len(matched), used, lists)
+            used.update(run)
+            matched += run or [None]
         return matched
+
+    def _longest_run(
+        self, items: Sequence[Typed], start: int, used: set[Place], lists: set[int] | None
+    ) -> Sequence[Place]:
+        places = self.places.get(items[start], ())
+        able = [place for place in places if place not in used and (lists is None or place[0] in lists)]
+        some = [*able[:_COPIES_MAX], *able[_COPIES_MAX:][-_COPIES_MAX:]]
+        return max((self._run(items, start, place, used) for place in some), key=len, default=())
+
+    def _run(self, items: Sequence[Typed], start: int, place: Place, used: set[Place]) -> Sequence[Place]:
+        run: list[Place] = []
+        for item in itertools.islice(items, start, None):
+            here = (place[0], place[1] + len(run))
+            if here in used or self.known.get(here) != item:
+                break
+            run.append(here)
+        return run
 
 
 _MEMORIES: Final[weakref.WeakKeyDictionary[Turn[Any], _Memory]] = weakref.WeakKeyDictionary()
