@@ -173,12 +173,19 @@ class Turn(Generic[Deps]):
         )
         return call_id
 
-    def function_call_output(self, call_id: str, output: str, *, is_error: bool = False) -> None:
-        """Emit what the tool call *call_id* gave. Raises ``TurnMisused`` if this turn made no such call."""
-        name = self._calls.get(call_id)
+    def function_call_output(
+        self, call_id: str, output: str, *, name: str | None = None, is_error: bool = False
+    ) -> None:
+        """Emit what the tool call *call_id* gave.
+
+        *name* is the tool's, for a call of an earlier turn that is answered now, as after
+        an approval. Raises ``TurnMisused`` if this turn made no such call and *name* is not given.
+        """
+        name = self._calls.get(call_id, name)
         if name is None:
             raise TurnMisused(
-                f"This turn made no function call {call_id!r}.", hint="Pass the call ID that function_call returned."
+                f"This turn made no function call {call_id!r}.",
+                hint="Pass the call ID that function_call returned, or the tool's name if another turn made the call.",
             )
         self._voice.emit(
             FunctionCallOutput(

@@ -139,6 +139,18 @@ async def test_a_call_by_hand_keeps_the_models_call_id():
     assert answer.events[1].function_call.call_id == "call_7"
 
 
+async def test_a_call_of_an_earlier_turn_is_answered_by_its_tools_name():
+    """A tool that waits for an approval is called in one turn and gives its output in another."""
+
+    async def reply(turn):
+        turn.function_call_output("call_6", "approved", name="pay")
+
+    answer, _ = await run(reply)
+
+    output = answer.events[1].function_call_output
+    assert (output.call_id, output.name, output.output) == ("call_6", "pay", "approved")
+
+
 async def test_history_can_be_left_to_the_agent():
     """A framework with a history of its own must not pay for two."""
 
