@@ -14,6 +14,10 @@ check:
 test *args:
     uv run pytest {{ args }}
 
+# The tests of the Google ADK adapter, in an environment of their own.
+google-adk *args:
+    bash .ci/google-adk {{ args }}
+
 # The recorder differential over more random programs: just differential 200000
 differential programs="20000":
     SATCHEL_DIFFERENTIAL_PROGRAMS={{ programs }} uv run pytest tests/differential -q

@@ -149,6 +149,8 @@ def test_nothing_is_left_over(path: Path):
 
 FRAMEWORKS = {
     "agents": "openai_agents",
+    "google.adk": "google_adk",
+    "google.genai": "google_adk",
     "langgraph": "langgraph",
     "openai": "openai_agents",
     "pydantic_ai": "pydantic_ai",
@@ -159,7 +161,8 @@ FRAMEWORKS = {
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_a_framework_is_imported_by_its_adapter_alone(path: Path):
     """Who uses one framework does not install another, and who uses none installs none."""
-    found = {FRAMEWORKS[name.split(".")[0]] for name in imports(path) if name.split(".")[0] in FRAMEWORKS}
+    names = {".".join(name.split(".")[:length]) for name in imports(path) for length in (1, 2)}
+    found = {FRAMEWORKS[name] for name in names if name in FRAMEWORKS}
 
     assert found <= ({path.stem} if part(path) == "adapters" else set())
 
