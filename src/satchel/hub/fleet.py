@@ -36,6 +36,8 @@ class Member:
         self.send = send
         self.connected_at_ms = connected_at_ms
         self.reserved = 0
+        self.is_closing = False
+        """Its process ends: it gave an attempt up, and takes no other."""
         self.busy: set[AttemptName] = set()
         self.held: dict[SessionId, Held] = {
             held.session_id: Held(name=held.name, state_bytes=held.state_bytes) for held in register.held
@@ -43,7 +45,8 @@ class Member:
 
     @property
     def free_slots(self) -> int:
-        return self.slots - self.reserved - len(self.busy)
+        """Slots for another turn; none of a process that ends, whatever is warm there."""
+        return 0 if self.is_closing else self.slots - self.reserved - len(self.busy)
 
 
 class Need(msgspec.Struct, frozen=True):

@@ -584,6 +584,7 @@ class SessionRunner:
         error: SatchelError
         match failure.code:
             case FailureCode.PROCESS_CLOSED:
+                attempt.member.is_closing = True
                 return Lost("the worker gave the attempt up", turn)
             case FailureCode.CANCELLED:  # unasked: its copy was written by a later epoch, of another store than this
                 self._drop_copy(attempt)

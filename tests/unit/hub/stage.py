@@ -106,6 +106,10 @@ class ScriptedWorker:
                 pass
         return frame
 
+    def seen(self) -> list[HubFrame]:
+        """Return the frames that are here."""
+        return [self.frames.get_nowait() for _ in range(self.frames.qsize())]
+
     def say(self, attempt: AttemptName, index: int, text: str) -> None:
         message = Message(id="i", content=(Content(text),), created_at="2026-01-31T09:30:00.000Z")
         self.hub.receive(self.member, Event(attempt, index, message))

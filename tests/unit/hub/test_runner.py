@@ -80,6 +80,34 @@ async def test_a_link_that_is_replaced_and_then_closed_loses_its_attempt_once(st
     assert error_of(events) is None
 
 
+async def test_a_worker_whose_process_ends_is_given_nothing_more(stage: Stage):
+    """It is the cheapest, since the session is warm there: every attempt that it drops would count, up to the last."""
+    closing = await stage.worker("a", slots=4)
+    first = await stage.send("m1")
+    await closing.serve()
+    await first
+    reading = await stage.send("m2")
+    request = await closing.request()
+    other = await stage.worker("b")
+    closing.fail(request.attempt, FailureCode.PROCESS_CLOSED)
+    await other.serve()
+
+    assert kinds(await reading) == ["accepted", "restarted", "message", "complete"]
+    assert not any(isinstance(frame, Request) for frame in closing.seen())
+
+
+async def test_a_worker_that_registers_anew_is_given_turns_again(stage: Stage):
+    """The mark is of a process that ends, and ends with its link."""
+    closing = await stage.worker("a")
+    reading = await stage.send("m1")
+    request = await closing.request()
+    closing.fail(request.attempt, FailureCode.PROCESS_CLOSED)
+    again = await stage.worker("a")
+    await again.serve()
+
+    assert error_of(await reading) is None
+
+
 async def test_a_slot_is_free_when_a_turn_ends_while_its_worker_lacks_the_state(stage: Stage):
     """The worker has forgotten the attempt and will not answer a cancel."""
     worker = await stage.worker("w")
