@@ -90,7 +90,7 @@ class HubHttp:
             what = str(error) or type(error).__name__
             raise HubUnreachable(f"The hub at {self.base_url} cannot be reached: {what}.") from error
         except AttributeError as error:
-            # On uvloop a connection that is closed while it opens has no socket; anyio asks it for its peer nonetheless.
+            # On uvloop a connection that closes while it opens has no socket; anyio asks it for its peer nonetheless.
             if error.obj is not None or error.name not in {"getpeername", "getsockname", "family"}:
                 raise
             raise HubUnreachable(f"The hub at {self.base_url} cannot be reached: it hung up.") from error

@@ -59,7 +59,7 @@ async def test_workers_are_listed_and_a_newer_hubs_fields_skipped(url: str):
 
 
 class _ClosedWhileItOpens(httpx.AsyncBaseTransport):
-    """What httpx does on uvloop when a hub is killed between a connection's two halves: anyio asks None for its peer."""
+    """What httpx does on uvloop when a hub is killed while a connection opens: anyio asks None for its peer."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002  # httpx's signature
         nothing: Any = None
