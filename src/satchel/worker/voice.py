@@ -84,8 +84,9 @@ class Voice:
     def say_now(self, said: str | Iterable[str]) -> str:
         """Say a text or its pieces without a loop: what a plain handler returned, in its own thread."""
         if isinstance(said, str):
-            self.emit(self.message(said, self.new_id("item")))
-            return said
+            text = _plain(said)
+            self.emit(self.message(text, self.new_id("item")))
+            return text
         if not isinstance(said, Iterable):
             raise TurnMisused(f"A turn says text, not {type(said).__name__}.", hint=_SAYABLE)
         stream = _TextStream(self)
@@ -162,10 +163,16 @@ class _TextStream:
         if not isinstance(piece, str):
             raise TurnMisused(f"A turn says pieces of text, not {type(piece).__name__}.", hint=_SAYABLE)
         if piece:
-            self._voice.emit_piece(TextDelta(item_id=self._item_id, text=piece))
-            self._pieces.append(piece)
+            text = _plain(piece)
+            self._voice.emit_piece(TextDelta(item_id=self._item_id, text=text))
+            self._pieces.append(text)
 
     def finish(self) -> str:
         text = "".join(self._pieces)
         self._voice.emit(self._voice.message(text, self._item_id))
         return text
+
+
+def _plain(text: str) -> str:
+    """Return *text* as a plain str: frameworks have kinds of their own, which no encoder takes."""
+    return str.__str__(text)
