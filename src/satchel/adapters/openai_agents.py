@@ -242,13 +242,15 @@ class _Run:
             return
         raw = _fields(item)
         call_id = self._turn.function_call(raw.get("name") or raw["type"], _arguments(raw), call_id=raw["id"])
-        output, fault = raw.get("output"), raw.get("error")
-        self._turn.function_call_output(call_id, fault or output or raw.get("status", ""), is_error=fault is not None)
+        fault = raw.get("error")
+        output = _output_text(fault or raw.get("output") or raw.get("status") or "")
+        self._turn.function_call_output(call_id, output, is_error=fault is not None)
 
     def _fail_open_calls(self, error: BaseException) -> None:
         if isinstance(error, Exception):
+            raised = type(error.__cause__ or error).__name__  # the SDK wraps what a tool raised
             for call_id in sorted(self._open_calls):
-                self._turn.function_call_output(call_id, type(error).__name__, is_error=True)
+                self._turn.function_call_output(call_id, raised, is_error=True)
             self._open_calls.clear()
 
 
