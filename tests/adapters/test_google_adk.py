@@ -34,6 +34,7 @@ from satchel.errors import HandlerError, StateMisused, TurnMisused
 from satchel.worker.load import load_app
 from tests.acceptance.processes import Fleet, texts_of, turn_of
 from tests.adapters.apps import adk_clerk
+from tests.docs.pages import files
 
 APP = str(Path(__file__).parent / "apps" / "adk_clerk.py")
 USER = "test"
@@ -432,6 +433,11 @@ async def test_the_example_is_an_app_and_remembers(monkeypatch: pytest.MonkeyPat
             "Let me see.\nIt gave Booked Bob. I see 7 contents.",
         ]
     assert len(Path(google_adk_agent.__file__).read_text().splitlines()) <= 25
+
+
+def test_the_page_shows_the_example():
+    """Who reads the page and who opens the file begin with the same program."""
+    assert files("docs/howto/google-adk.md")["agent.py"] == Path(google_adk_agent.__file__).read_text()
 
 
 # --- real processes -----------------------------------------------------------------------------

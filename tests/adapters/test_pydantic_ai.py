@@ -44,10 +44,13 @@ from examples import pydantic_ai_agent
 from satchel import Turn, Worker
 from satchel.adapters.pydantic_ai import SatchelConversations, SatchelMessages
 from satchel.client.model import Answer
+from satchel.worker.load import load_app
 from tests.acceptance.processes import Fleet, texts_of, turn_of
 from tests.adapters.apps import clerk
+from tests.docs.pages import files
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+PAGE = "docs/howto/pydantic-ai.md"
 APP = str(Path(__file__).parent / "apps" / "clerk.py")
 
 # --- what a turn costs --------------------------------------------------------------------------
@@ -119,6 +122,27 @@ async def test_the_example_books_and_remembers():
         assert second.changed_rows == {"pydantic_ai_message": (2, 0, 0), "pydantic_ai_conversation": (0, 1, 0)}
         assert session.state.execute("SELECT count(*) FROM booking").scalar() == 1
     assert len(Path(pydantic_ai_agent.__file__).read_text().splitlines()) <= 25
+
+
+def test_the_page_shows_the_example():
+    """Who reads the page and who opens the file begin with the same program."""
+    assert files(PAGE)["agent.py"] == Path(pydantic_ai_agent.__file__).read_text()
+
+
+async def test_the_pages_approval_is_answered_in_the_next_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page's second program, saved and loaded as its reader does."""
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "approve.py").write_text(files(PAGE)["approve.py"])
+    (cashier,) = load_app(tmp_path / "approve.py")
+
+    async with satchel.testing.session(cashier) as session:
+        asked = await session.send("pay")
+        await session.restart()
+        answered = await session.send("no")
+
+    assert asked.text == "Shall I pay? Answer yes or no."
+    assert [output for _, output, _ in outputs_of(answered)] == ["The tool call was denied."]
 
 
 async def test_a_plain_handler_runs_the_agent_without_a_loop_of_its_own():
