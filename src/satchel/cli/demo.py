@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import random
 import signal
@@ -14,9 +15,9 @@ from typing import Annotated
 import typer
 import uvloop
 
-from satchel.cli import logs
 from satchel.cli.demoreport import report
 from satchel.cli.demoview import LiveView, PlainView
+from satchel.cli.logs import FactsFormatter
 from satchel.demo.run import Options, Run
 from satchel.errors import InvalidRequest
 from satchel.limits import DEMO_MINUTES_MAX, DEMO_SESSIONS_MAX, DEMO_WORKERS_MAX
@@ -48,7 +49,6 @@ def demo(
     """
     if not (math.isfinite(minutes) and minutes > 0):
         raise InvalidRequest(f"--minutes is a number above 0, not {minutes}.", hint="Fractions are allowed: 0.5")
-    logs.configure("warning")
     options = Options(
         seed=random.randrange(SEEDS) if seed is None else seed,  # noqa: S311  # a plan, no secret
         seconds=60 * minutes,
@@ -56,6 +56,7 @@ def demo(
         workers=workers,
         folder=_folder(folder),
     )
+    _log_to(options.folder / "demo.log")
     raise typer.Exit(uvloop.run(_demo(options)))
 
 
@@ -70,6 +71,13 @@ def _folder(wanted: Path | None) -> Path:
     except OSError as error:
         raise InvalidRequest(f"{wanted} cannot be used: {error.strerror}.", hint="Name another folder.") from error
     return wanted.absolute()
+
+
+def _log_to(path: Path) -> None:
+    """Send warnings to a file, which is there if there are any: the screen is the view's."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(FactsFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 async def _demo(options: Options) -> int:

@@ -102,7 +102,7 @@ class PlainView:
 
 
 class LiveView:
-    """The whole run on one screen, which is left as it was at the end."""
+    """The whole run on a screen of its own; the terminal is left as it was before."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, markup=False)
@@ -113,7 +113,7 @@ class LiveView:
 
     @contextlib.asynccontextmanager
     async def showing(self, run: Run) -> AsyncIterator[None]:
-        with Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+        with Live(console=self._console, auto_refresh=False, screen=True) as live:
             task = asyncio.create_task(self._show(run, live))
             try:
                 yield
@@ -149,7 +149,9 @@ def _cropped(text: str, style: str = "") -> Text:
 
 
 def _title(run: Run) -> Text:
-    when = f"{clock(run.elapsed_s)} of {clock(run.options.seconds)}" if run.phase == "users talk" else ""
+    # A short run goes on until its faults are done.
+    end = f" of {clock(run.options.seconds)}" if run.elapsed_s < run.options.seconds else ""
+    when = f"{clock(run.elapsed_s)}{end}" if run.phase == "users talk" else ""
     title = _cropped("satchel demo", style="bold")
     title.append(f"   seed {run.options.seed}   {when}   {_phase(run)}", style="not bold")
     return title
@@ -169,7 +171,7 @@ def _figures(run: Run, rates: Rates) -> Table:
     ledger = run.ledger
     turns = max(ledger.starts.total(), 1)
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim", no_wrap=True, min_width=len("acknowledged"))
     grid.add_column(no_wrap=True, overflow="ellipsis")
     rate = rates.per_second(run.elapsed_s, ledger.acknowledged) if run.is_loaded else 0.0
     grid.add_row("turns/s", f"{rate:5.1f}  {bars(rates.bars)}")
