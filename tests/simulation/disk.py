@@ -47,6 +47,8 @@ class Disk:
         self.fault_rate = 0.0
         self.slowness = 1.0
         self.faults = 0
+        self.calls = 0
+        """How many calls shared the last write."""
         self.wrote: Callable[[], bool] = lambda: False
         """Called after each write that is durable, before anybody is told. Tells whether it committed a turn."""
         self.deaths_after_commit = 0
@@ -113,6 +115,7 @@ class Disk:
             self.vfs.watch = lambda _change: None
         if died:
             return False
+        self.calls = len(group)
         has_committed = is_write and self.wrote()
         if (is_write and self.is_doomed(Moment.AFTER)) or (has_committed and self.is_doomed(Moment.COMMITTED)):
             self.deaths_after_commit += has_committed

@@ -67,4 +67,5 @@ def table(measured: Sequence[Kill], *, most: int) -> Iterator[str]:
             continue
         broken = statistics.multimode(kill.broken for kill in by_name[name] if kill.broken)
         seeds = statistics.median(kill.seeds if kill.broken else most + 1 for kill in by_name[name])
-        yield f"| {name} | {broken[0] if broken else '-'} | {seeds if seeds <= most else f'over {most}'} |"
+        shown = f"{seeds:g}" if seeds <= most else f"over {most}"
+        yield f"| {name} | {broken[0] if broken else '-'} | {shown} |"

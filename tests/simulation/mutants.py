@@ -277,7 +277,7 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "keep a stale copy warm",
-        breaks="EXACT-BASE",
+        breaks="no fault of ours",
         seed=100003,
         edits=(Edit("worker.resolve:resolve", "if committed == request.base:", "if committed is not None:"),),
     ),
@@ -362,7 +362,7 @@ _MUTANTS: Final = (
     # --- repeats and bounds ---
     Mutant(
         "drop the dedupe",
-        breaks="no fault of ours",
+        breaks="DURABLE-FIRST",
         seed=100000,
         edits=(
             Edit(
@@ -479,7 +479,7 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "take a result unchecked",
-        breaks="L4",
+        breaks="no fault of ours",
         seed=100023,
         edits=(Edit("hub.runner:SessionRunner._collect", "await check_result(signal, attempt.started)", "pass"),),
     ),

@@ -47,6 +47,16 @@ def test_every_promise_is_asserted_by_its_name():
     assert PROMISES - asserted == NOT_YET
 
 
+def test_the_page_has_every_mutant():
+    """What is not listed was not measured."""
+    page = Path("docs/explanation/testing.md").read_text()
+    _, _, section = page.partition("## Mutants of the simulation\n")
+
+    listed = re.findall(r"^\| (.+) \| (.+) \| (?:over )?[\d.]+ \|$", section.partition("\n## ")[0], re.MULTILINE)
+
+    assert listed == [(mutant.name, mutant.breaks) for mutant in MUTANTS.values()]
+
+
 def test_a_mutant_ends_with_its_block():
     """The next test must meet the product again."""
     edits = (

@@ -479,7 +479,7 @@ class World:
 
     def _wrote(self) -> bool:
         try:
-            return self.history.wrote()
+            return self.history.wrote(calls=self.disk.calls)
         except Violated as violated:
             self.fault(violated)
             return False
