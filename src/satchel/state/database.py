@@ -38,6 +38,11 @@ _LIVELY: Final = (
     apsw.SQLITE_DBCONFIG_ENABLE_VIEW,
     apsw.SQLITE_DBCONFIG_ENABLE_FKEY,
 )
+_NOT_TEXT: Final = """
+SELECT 1 FROM main.sqlite_schema
+WHERE (typeof(type), typeof(name), typeof(tbl_name)) <> ('text', 'text', 'text') OR typeof(sql) NOT IN ('text', 'null')
+"""
+"""SQLite reads its own definitions from blobs as well; nobody else expects that."""
 _SAVEPOINT: Final = re.compile(
     r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*(SAVEPOINT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
 )
@@ -272,6 +277,8 @@ def _load(database: Database, image: bytes) -> None:
         raise CorruptState(f"The image of a state is damaged: {report[0][0]}")
     if database.run("PRAGMA main.encoding") != [("UTF-8",)]:
         raise CorruptState("The image of a state is not in UTF-8.")
+    if database.run(_NOT_TEXT):
+        raise CorruptState("The image of a state has definitions that are not text.")
 
 
 def _check_header(image: bytes) -> None:

@@ -146,7 +146,7 @@ class OpenSession:
             _check_digest(database, digest)
             database = _reopened(database, facts) if len(links) > 1 else database
             return cls(session_id, database, name=base, number=schema.number, facts=facts)
-        except (apsw.Error, UnicodeDecodeError) as error:  # pages that are sound, with names that are not
+        except (apsw.Error, ValueError) as error:  # sound pages; names that are not UTF-8, or not those of their tables
             database.close()
             raise CorruptState(f"A state cannot be read: {error}") from error
         except BaseException:

@@ -92,6 +92,20 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "other session": lambda image: edited(image, "UPDATE _satchel_turn SET session_id = 'bob'"),
     "two turns": lambda image: edited(image, "INSERT INTO _satchel_turn VALUES (2, 'alice', 1, 1, x'', 1)"),
     "index that lacks a row": shortened_index,
+    "definition that is not UTF-8": lambda image: edited(
+        image,
+        "UPDATE sqlite_schema SET sql = CAST(CAST(replace(sql, ', b', ', b /*') AS BLOB) || x'952a2f29' AS TEXT)"
+        " WHERE name = 't'",
+    ),
+    "name that is a blob": lambda image: edited(
+        image, "UPDATE sqlite_schema SET name = CAST(name AS BLOB) WHERE name = 't'"
+    ),
+    "table's name that is a blob": lambda image: edited(
+        image, "UPDATE sqlite_schema SET tbl_name = CAST(tbl_name AS BLOB) WHERE name = 'i'"
+    ),
+    "session that is not UTF-8": lambda image: edited(
+        image, "UPDATE _satchel_turn SET session_id = CAST(x'95' AS TEXT)"
+    ),
 }
 
 
