@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -112,13 +111,13 @@ class Api:
         form = _answer_form(request)
         if form == "json":
             return _json(render.message(await self._coordinator().store.log.turn(key, message_id)))
-        after = _query(request).get("after", request.headers.get("last-event-id"))
+        after = request.query_params.get("after", request.headers.get("last-event-id"))
         delivery = await self._coordinator().deliver(key, message_id)
         return await self._stream(delivery, form=form, after=-1 if after is None else _natural(after, "after"))
 
     async def get_messages(self, request: Request) -> Response:
         key = self._session_key(request)
-        limit, before = _limit(request), _query(request).get("before")
+        limit, before = _limit(request), request.query_params.get("before")
         turns = await self._coordinator().store.log.turns(
             key, limit=limit + 1, before=None if before is None else _natural(before, "before")
         )
@@ -165,8 +164,8 @@ class Api:
 
     async def get_sessions(self, request: Request) -> Response:
         tenant = self._tenant(request)
-        limit, cursor = _limit(request), _query(request).get("cursor")
-        agent = _query(request).get("agent")
+        limit, cursor = _limit(request), request.query_params.get("cursor")
+        agent = request.query_params.get("agent")
         sessions = await self._coordinator().store.log.sessions(
             tenant,
             agent=agent,
@@ -429,13 +428,6 @@ def _quality(media_range: str) -> float:
     return 1.0
 
 
-def _query(request: Request) -> QueryParams:
-    try:
-        return request.query_params
-    except UnicodeDecodeError as error:
-        raise InvalidRequest("The query is not UTF-8.", hint="Percent-encode its values.") from error
-
-
 def _natural(text: str, name: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < len(str(2**63)):
         return int(text)
@@ -443,7 +435,7 @@ def _natural(text: str, name: str) -> int:
 
 
 def _limit(request: Request) -> int:
-    limit = _natural(_query(request).get("limit", str(PAGE_ITEMS_DEFAULT)), "limit")
+    limit = _natural(request.query_params.get("limit", str(PAGE_ITEMS_DEFAULT)), "limit")
     if not 1 <= limit <= PAGE_ITEMS_MAX:
         raise InvalidRequest(f"limit is 1 to {PAGE_ITEMS_MAX}.", field="limit")
     return limit
