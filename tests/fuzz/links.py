@@ -1,44 +1,161 @@
-"""Any order of frames, answers and ticks between the two sides of a link's rules."""
+"""Any order of frames, sends and silence on one side of a link, against a short account of what is legal."""
+
+import hypothesis.strategies as st
 
 from satchel.errors import LinkClosed, LinkError, PeerViolation
+from satchel.limits import PING_INTERVAL_S, PINGS_LOST_MAX
 from satchel.protocol import codec
 from satchel.protocol.link import Link, LinkState, Role
-from tests.protocol.frames import HUB_FRAMES, WORKER_FRAMES
+from satchel.protocol.messages import Frame, Ping, Pong, Refused, Register, Registered
+from tests.protocol.frames import HUB_FRAMES, REGISTER, REGISTERED, WORKER_FRAMES
 
-FRAMES = [*map(codec.encode_worker, WORKER_FRAMES), *map(codec.encode_hub, HUB_FRAMES)]
-OBJECTS = [*WORKER_FRAMES, *HUB_FRAMES]
+SPOKEN = {Role.WORKER: WORKER_FRAMES, Role.HUB: HUB_FRAMES}
+KINDS = {role: {type(frame) for frame in spoken} for role, spoken in SPOKEN.items()}
+FRAMES = (*WORKER_FRAMES, *HUB_FRAMES)
+ENCODE = {Role.WORKER: codec.encode_worker, Role.HUB: codec.encode_hub}
+DECODE = {Role.WORKER: codec.decode_worker, Role.HUB: codec.decode_hub}
+STEPS_MAX = 400
 
 
-def check_link_order(data: bytes) -> None:
-    """Each byte is a step of one side: a frame that comes, one that is to be sent, or time that passes."""
-    if not data:
-        return
-    link, now = Link(Role.HUB if data[0] % 2 else Role.WORKER, now=0.0), 0.0
-    for step in data[1:400]:
-        is_dead = link.state is LinkState.CLOSED
+def check_link_order(data: bytes) -> bool:
+    """Each pair of bytes is a step: something comes, something is to be sent, or time passes.
+
+    What is legal goes through, and nothing else; every refusal is typed; a side that
+    erred is dead; each ping is answered once; silence ends a link.
+    """
+    walk = _Walk(Role.HUB if data[:1] > b"\x7f" else Role.WORKER)
+    for kind, detail in zip(data[1:STEPS_MAX:2], data[2:STEPS_MAX:2], strict=False):
+        walk.step(kind, detail)
+    return walk.phase == "open"
+
+
+class _Walk:
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.link = Link(role, now=0.0)
+        self.now = 0.0
+        self.phase = "new"
+        """new, registering, open or dead: what the frames so far have made of the link."""
+        self.answers: list[int] = []
+        self.unanswered: list[int] = []
+        """Our pings since the last one that was answered."""
+        self.silent_s = 0.0
+
+    def step(self, kind: int, detail: int) -> None:
+        match kind % 5:
+            case 0:
+                self.receive(self._legal(self.role.peer, detail))
+            case 1:
+                self.send(self._legal(self.role, detail))
+            case 2:
+                self.wait(detail)
+            case 3:
+                self.receive(FRAMES[detail % len(FRAMES)])
+            case _:
+                self.send(FRAMES[detail % len(FRAMES)])
+
+    def _legal(self, speaker: Role, detail: int) -> Frame:
+        """Return what *speaker* may say now, if it may say anything."""
+        if self.phase == "new":
+            return REGISTER
+        if self.phase == "registering":
+            return HUB_FRAMES[1] if detail % 8 == 0 else REGISTERED
+        if speaker is self.role.peer and self.unanswered and detail % 3 == 0:
+            return Pong(self.unanswered[detail % len(self.unanswered)])
+        frame = SPOKEN[speaker][detail % len(SPOKEN[speaker])]
+        return frame if self._is_legal(speaker, frame) else Ping(detail)
+
+    def _is_legal(self, speaker: Role, frame: Frame) -> bool:
+        is_greeting = isinstance(frame, Register | Registered | Refused)
+        if self.phase == "new":
+            return speaker is Role.WORKER and isinstance(frame, Register)
+        if self.phase == "registering":
+            return speaker is Role.HUB and isinstance(frame, Registered | Refused)
+        is_stray = isinstance(frame, Pong) and speaker is self.role.peer and frame.number not in self.unanswered
+        return self.phase == "open" and type(frame) in KINDS[speaker] and not is_greeting and not is_stray
+
+    def receive(self, frame: Frame) -> None:
+        speaker = self.role.peer
+        data = ENCODE[speaker if type(frame) in KINDS[speaker] else self.role](frame)
         try:
-            match step % 3:
-                case 0:
-                    link.receive(FRAMES[step // 3 % len(FRAMES)], now)
-                case 1:
-                    link.send(OBJECTS[step // 3 % len(OBJECTS)])  # type: ignore[arg-type]  # any of them, on purpose
-                case _:
-                    now += step // 3 % 8
-                    link.tick(now)
+            frame = DECODE[speaker](data)  # the bytes of one side's frame may be another frame of the other's
+            is_legal = self._is_legal(speaker, frame)
         except PeerViolation:
-            assert link.state is LinkState.CLOSED, "a side that saw a violation is dead"
-        except LinkClosed:
-            assert link.state is LinkState.CLOSED, "a live side said it was closed"
-        except LinkError:
-            assert step % 3 == 1, "only what this side sends can be its own fault"
+            is_legal = False
+        try:
+            self.link.receive(data, self.now)
+        except (PeerViolation, LinkClosed):
+            assert not is_legal, f"a legal {type(frame).__name__} was refused"
+            self.phase = "dead"
         else:
-            assert not is_dead, "a dead side went on"
-        assert len(link.outgoing()) <= 1, "answers pile up"
+            assert is_legal, f"{type(frame).__name__} was taken while the link was {self.phase}"
+            self._moved(frame)
+            if isinstance(frame, Ping):
+                self.answers.append(frame.number)
+            if isinstance(frame, Pong):
+                self.unanswered = [number for number in self.unanswered if number > frame.number]
+        self.look()
+
+    def send(self, frame: Frame) -> None:
+        is_legal = self._is_legal(self.role, frame)
+        try:
+            self.link.send(frame)
+        except LinkError:  # a dead side says LinkClosed, which is one
+            assert not is_legal, f"a legal {type(frame).__name__} was not sent"
+        else:
+            assert is_legal, f"{type(frame).__name__} was sent while the link was {self.phase}"
+            self._moved(frame)
+        self.look()
+
+    def wait(self, detail: int) -> None:
+        waited_s = (detail % 8) * PING_INTERVAL_S / 4
+        self.now += waited_s
+        self.silent_s += waited_s
+        try:
+            sent = self.link.tick(self.now)
+        except LinkClosed:
+            is_early = self.silent_s < PINGS_LOST_MAX * PING_INTERVAL_S or (
+                self.phase == "open" and len(self.unanswered) < PINGS_LOST_MAX
+            )
+            assert self.phase == "dead" or not is_early, f"the peer was given up after {self.silent_s} s"
+            self.phase = "dead"
+        else:
+            assert self.phase != "dead", "a dead side went on"
+            pings = [DECODE[self.role](data) for data in sent]
+            assert all(isinstance(ping, Ping) for ping in pings)
+            assert self.phase == "open" or not pings, "a ping before the link was open"
+            self.unanswered += [ping.number for ping in pings if isinstance(ping, Ping)]
+            assert len(self.unanswered) <= PINGS_LOST_MAX, "silence goes on for ever"
+        self.look()
+
+    def _moved(self, frame: Frame) -> None:
+        match frame:
+            case Register():
+                self.phase = "registering"
+            case Registered():
+                self.phase, self.silent_s = "open", 0.0
+            case Refused():
+                self.phase = "dead"
+
+    def look(self) -> None:
+        is_dead = self.link.state is LinkState.CLOSED
+        assert is_dead == (self.phase == "dead"), f"the link is {self.link.state} when it should be {self.phase}"
+        answers = [DECODE[self.role](data) for data in self.link.outgoing()]
+        assert answers == [Pong(number) for number in self.answers], "each ping is answered once"
+        assert not self.link.outgoing(), "an answer is given twice"
+        self.answers.clear()
 
 
 def link_orders() -> list[bytes]:
-    """A registration and a turn, on either side; and silence."""
-    places = {type(frame).__name__: index for index, frame in enumerate(OBJECTS)}
-    hub = [3 * places[name] for name in ("Register",)] + [3 * places["Registered"] + 1, 3 * places["Event"]]
-    worker = [3 * places["Register"] + 1, 3 * places["Registered"], 3 * places["Request"], 3 * places["Event"] + 1]
-    return [bytes([1, *hub, 23, 23, 23]), bytes([0, *worker, 23, 23, 23]), bytes([1] + [23] * 30)]
+    """A registration and some turns, on either side; and silence."""
+    talk = bytes(step for detail in range(1, 14) for step in (0, detail, 1, detail, 2, 2))
+    hub, worker = b"\xff\0\0\1\1", b"\0\1\0\0\1"
+    return [hub + talk, worker + talk, hub + b"\2\4" * 12, b"\xff" + b"\2\7" * 9]
+
+
+def near_link_orders() -> st.SearchStrategy[bytes]:
+    """A greeting, mostly, and then anything that is mostly legal."""
+    step = st.tuples(st.sampled_from([0, 0, 0, 1, 1, 2, 2, 3, 4]), st.integers(0, 255)).map(bytes)
+    steps = st.lists(step, max_size=40).map(b"".join)
+    greeting = st.sampled_from([b"\xff\0\0\1\1", b"\0\1\0\0\1", b"\xff\0\0\1\0", b"\0", b"\xff"])
+    return st.builds(bytes.__add__, greeting, steps)
