@@ -196,7 +196,7 @@ class Long:
     async def swept_bytes(self) -> int:
         """Return what the long session weighs once nothing more is due: as if an hour had passed."""
         coordinator = self.hub._server.coordinator()
-        await sweep(coordinator.store, now_ms=coordinator.now_ms() + 2 * 3600 * 1000)
+        await sweep(coordinator.store, now_ms=coordinator.clock.now_ms() + 2 * 3600 * 1000)
         kept = Kept(self.folder)
         try:
             return kept.state_bytes("long")
