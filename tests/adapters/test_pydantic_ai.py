@@ -245,7 +245,8 @@ async def test_a_providers_own_tools_are_calls_like_others():
         [
             PartStartEvent(index=0, part=NativeToolCallPart("web_search", None, tool_call_id="n1")),
             PartEndEvent(index=0, part=call),
-            PartStartEvent(index=1, part=result),
+            PartStartEvent(index=1, part=TextPart("Wait.")),
+            PartStartEvent(index=2, part=result),
         ]
     )
 
@@ -497,6 +498,40 @@ async def test_a_fork_shares_the_messages_and_outlives_what_it_came_from(run_on_
             await store.read_entry(one.id)
 
     await run_on_store(test)
+
+
+async def test_a_branch_is_kept_when_another_conversation_is_deleted(run_on_store):
+    async def test(store: ConversationStore) -> None:
+        conversation = Conversation(conversation_id="a", messages=[said("one"), said("two")])
+        _, two = await store.save(conversation)
+        await store.branch("a", at=1, expected_revision=conversation.revision)
+        await store.save(Conversation(conversation_id="b"))
+
+        await store.delete("b")
+
+        assert await store.read_entry(two.id) == two
+
+    await run_on_store(test)
+
+
+async def test_a_branch_is_one_row_however_many_there_were():
+    """An answer that is made again for the hundredth time writes what the first time did."""
+    worker = Worker("branches")
+
+    @worker.on_message
+    async def reply(turn: Turn) -> None:
+        store = SatchelConversations(turn)
+        name = "ab"[turn.version % 2]
+        conversation = await store.load(name) or Conversation(conversation_id=name, messages=[said("one"), said("two")])
+        if conversation.revision is not None:
+            conversation = await store.branch(name, at=1, expected_revision=conversation.revision)
+            conversation.messages.append(said(turn.text))
+        await store.save(conversation)
+
+    async with satchel.testing.session(worker) as session:
+        answers = [await session.send(str(count)) for count in range(10)]
+
+    assert all(answer.changed_rows["pydantic_ai_branch"] == (1, 0, 0) for answer in answers[2:])
 
 
 async def test_a_deleted_conversations_branches_are_gone(run_on_store):

@@ -157,7 +157,6 @@ class SatchelSessionService(BaseSessionService):
         updated = rows.update_time(session.app_name, session.id)
         if updated is None:
             raise SessionNotFoundError(f"Session {session.id} not found.")
-        _check_scopes(event.actions.state_delta)
         self._apply_temp_state(session, event)
         event = self._trim_temp_delta_state(event)
         if rows.has_event(session.app_name, session.id, event):
