@@ -16,6 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 import satchel.testing
 from examples import langgraph_agent
 from tests.acceptance.processes import Fleet, texts_of, turn_of
+from tests.docs.pages import files
 
 APP = str(Path(__file__).parent / "apps" / "surveyor.py")
 
@@ -62,7 +63,9 @@ async def test_the_example_asks_in_one_turn_and_books_in_the_next():
 
     offer = "One room, two nights: 160 in all. Shall I book it?"
     assert texts == [offer, "Booked.", offer, "No."]
-    assert len(Path(langgraph_agent.__file__).read_text().splitlines()) <= 25
+    text = Path(langgraph_agent.__file__).read_text()
+    assert files("docs/howto/langgraph.md")["agent.py"] == text
+    assert len(text.splitlines()) <= 25
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -352,6 +352,7 @@ def line(index: int) -> str:
 THREAD: RunnableConfig = {"configurable": {"thread_id": "test"}}
 
 
+@pytest.mark.timeout(600)  # a thousand turns, and each reads the whole conversation, as graphs do
 async def test_a_turn_writes_its_own_messages_only(capsys: pytest.CaptureFixture[str]):
     """The point of the adapter: the thousandth turn costs what the tenth did, in bytes and in rows.
 

@@ -237,10 +237,21 @@ async def test_a_text_that_did_not_come_in_pieces_is_said_once():
     answer = await streamed(
         Agent("a", tools=[porter.pid]),
         pieces(output=[assistant_message("Whole."), function_call("pid", {"room": "x"}, call_id="c")]),
-        pieces(delta("In "), delta("pieces."), output=[assistant_message("In pieces.", item_id="m")]),
-    )
+        pieces(
+            delta("In "), delta("pieces."),
+            output=[assistant_message("In pieces.", item_id="m"), function_call("pid", {"room": "x"}, call_id="d")],
+        ),
+        pieces(output=[assistant_message("Whole again.", item_id="m")]),
+    )  # fmt: skip
 
-    assert [event.message.text for event in answer.events if event.message] == ["Whole.", "In pieces."]
+    assert [event.message.text for event in answer.events if event.message] == ["Whole.", "In pieces.", "Whole again."]
+
+
+async def test_an_empty_text_is_not_a_message():
+    """Models begin with one before they call a tool."""
+    answer = await streamed(Agent("a"), pieces(delta(""), output=[assistant_message("")]))
+
+    assert kinds(answer) == ["accepted", "complete"]
 
 
 async def test_a_final_text_that_no_message_has_is_said():
@@ -316,13 +327,14 @@ async def test_a_providers_own_tools_are_calls_with_outputs():
         server_label="s",
         error={"code": 1, "message": "down", "type": "mcp_protocol_error"},
     )
-    said = assistant_message("Two.", item_id="m")
+    first, last = assistant_message("Wait.", item_id="a"), assistant_message("Two.", item_id="b")
 
     answer = await streamed(
         Agent("a"),
         pieces(
-            *(done(item, index) for index, item in enumerate((search, code, gave, broke))),
-            delta("Two.", 4), done(said, 4), output=[search, code, gave, broke, said],
+            delta("Wait.", 0, "a"),
+            *(done(item, index) for index, item in enumerate((first, search, code, gave, broke))),
+            delta("Two.", 5, "b"), done(last, 5), output=[first, search, code, gave, broke, last],
         ),
     )  # fmt: skip
 
@@ -338,7 +350,8 @@ async def test_a_providers_own_tools_are_calls_with_outputs():
         ("m1", "two rooms", False),
         ("m2", '{"code": 1, "message": "down", "type": "mcp_protocol_error"}', True),
     ]
-    assert kinds(answer)[-3:] == ["text_delta", "message", "complete"], "what was looked up comes before what is said"
+    called = ["function_call", "function_call_output"] * 4
+    assert kinds(answer) == ["accepted", "text_delta", "message", *called, "text_delta", "message", "complete"]
 
 
 async def test_a_picture_is_not_in_an_event():
@@ -851,10 +864,12 @@ async def test_a_call_waits_for_approval_until_another_turn(hub: Fleet, answer: 
 
     answered = await hub.send(session, answer, agent="cashier")
 
-    (call,) = [event["function_call"] for event in answered if event["type"] == "function_call"]
-    (output,) = [event["function_call_output"] for event in answered if event["type"] == "function_call_output"]
-    assert (call["name"], call["call_id"], output["call_id"]) == ("pay", "call_1", "call_1")
-    assert output["output"] == gave
+    (call,) = [event["function_call"] for event in asked if event["type"] == "function_call"]
+    assert [event["type"] for event in answered] == [
+        "accepted", "function_call_output", "text_delta", "message", "complete",
+    ]  # fmt: skip
+    output = answered[1]["function_call_output"]
+    assert (output["call_id"], output["name"], output["output"]) == (call["call_id"], "pay", gave)
     assert texts_of(answered) == [f"It gave {gave}. I see 4 items."]
     assert await rows(hub, session, 2, ITEMS) == [*TURN, ("message", None)]
 
@@ -880,17 +895,27 @@ async def until_there(path: Path) -> None:
     await until(there)
 
 
+async def hub_events(hub: Fleet, session: str, text: str, **body: Any) -> AsyncIterator[dict[str, Any]]:
+    """Send a message, and yield its events as they come."""
+    url = f"{hub.url}/v1/sessions/{session}/messages"
+    async with hub.http.stream("POST", url, json={"text": text, "agent": "porter", **body}) as response:
+        async for line in response.aiter_lines():
+            if line:
+                yield json.loads(line)
+
+
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_worker_killed_in_a_tool_leaves_no_call_and_no_doubled_item(hub: Fleet):
     """The call was streamed and its row written; the retry begins from the last committed turn."""
     before = await hub.send("hans", "pid x", agent="porter")
     pid = int(texts_of(before)[-1].split()[2].strip("x."))
-    reader = asyncio.create_task(hub.send("hans", "wait blue", agent="porter", message_id="m1"))
-    await hub.started("m1")
-    await hub.kill_worker(pid)
-    await hub.started("m1", attempt=2)
-    hub.open_gate("m1")
-    events = await reader
+    events = []
+    async for event in hub_events(hub, "hans", "wait blue", message_id="m1"):
+        events.append(event)
+        if event["type"] == "function_call" and event["attempt"] == 1:
+            await hub.started("m1")
+            await hub.kill_worker(pid)
+            hub.open_gate("m1")
 
     kept = [event["type"] for event in events if event["type"] != "text_delta"]
     assert kept == [

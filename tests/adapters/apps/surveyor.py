@@ -3,7 +3,7 @@
 import asyncio
 import os
 import pathlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -107,12 +107,7 @@ async def reply(turn: Turn) -> None:
     config: Any = {"configurable": {"thread_id": turn.session_id}}
     is_answer = (await graph.aget_state(config)).interrupts
     given: Any = Command(resume=turn.text) if is_answer else {"messages": [("user", turn.text)]}
-    await turn.say(tokens(graph.astream(given, config, stream_mode="messages")))
+    stream = graph.astream(given, config, stream_mode="messages")
+    await turn.say(chunk.text async for chunk, _ in stream if isinstance(chunk, AIMessageChunk))
     for asked in (await graph.aget_state(config)).interrupts:
         await turn.say(asked.value)
-
-
-async def tokens(stream: AsyncIterator[Any]) -> AsyncIterator[str]:
-    async for chunk, _ in stream:
-        if isinstance(chunk, AIMessageChunk):
-            yield chunk.text
