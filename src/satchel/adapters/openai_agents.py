@@ -81,7 +81,6 @@ class SatchelSession(Session):
         self.session_id: str = turn.session_id
         self.session_settings: SessionSettings | None = session_settings or SessionSettings()
         self._turn = turn
-        self._open_calls: set[str] = set()
 
     async def stream(self, result: RunResultStreaming) -> None:
         """Say a run's text as it comes, and emit its tool calls, their outputs and its hand-offs, to its end.
@@ -91,7 +90,7 @@ class SatchelSession(Session):
         ``result.final_output``. Raises what the run raised; a call that it left without an output
         gets the exception's class alone, with ``is_error``. If the handler stops, so does the run.
         """
-        await _Run(self._turn, result, self._open_calls).stream()
+        await _Run(self._turn, result).stream()
 
     # --- the SDK's protocol ------------------------------------------------------------------
 
@@ -139,16 +138,16 @@ def _items(rows: Rows) -> list[TResponseInputItem]:
 
 
 class _Run:
-    """One streamed run, put into the turn's events. *open_calls* are emitted and have no output yet."""
+    """One streamed run, put into the turn's events."""
 
-    def __init__(self, turn: Turn[Any], result: RunResultStreaming, open_calls: set[str]) -> None:
+    def __init__(self, turn: Turn[Any], result: RunResultStreaming) -> None:
         self._turn = turn
         self._result = result
-        self._open_calls = open_calls
         # It is a generator, which has to be closed; the SDK declares only what it yields.
         self._events = cast("AsyncGenerator[StreamEvent, None]", result.stream_events())
         self._after_text: StreamEvent | None = None
         self._is_text = True
+        self._open_calls: set[str] = set()
         self._streamed_ids: set[str] = set()
         self._last_said: str | None = None
 
@@ -221,20 +220,15 @@ class _Run:
             self._open_calls.add(call.call_id)
 
     def _emit_output(self, output: ToolCallOutputItem) -> None:
-        call_id = output.call_id
-        if call_id is None:
-            return
-        if call_id not in self._open_calls:
-            self._emit_earlier_call(call_id)
-        self._open_calls.discard(call_id)
-        self._turn.function_call_output(call_id, _output_text(_fields(output.raw_item)["output"]))
+        raw, call_id = _fields(output.raw_item), output.call_id
+        if call_id is not None:
+            self._open_calls.discard(call_id)
+            self._turn.function_call_output(call_id, _output_text(raw["output"]), name=self._tool_name(call_id))
 
-    def _emit_earlier_call(self, call_id: str) -> None:
-        """Emit the call of an earlier turn that was approved in this one."""
-        for item in reversed(self._result.new_items):
-            if isinstance(item, ToolCallItem) and item.call_id == call_id:
-                self._emit_call(item)
-                return
+    def _tool_name(self, call_id: str) -> str | None:
+        """Return the name of the run's call *call_id*; if it had to be approved, an earlier turn emitted it."""
+        calls = (item for item in self._result.new_items if isinstance(item, ToolCallItem) and item.call_id == call_id)
+        return next((call.tool_name or _fields(call.raw_item)["type"] for call in calls), None)
 
     def _emit_providers_call(self, item: ResponseOutputItem) -> None:
         """Emit a call that the provider made and answered; what it found is the model's, and may be large."""
