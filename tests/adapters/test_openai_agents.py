@@ -234,17 +234,18 @@ async def test_text_is_said_piece_by_piece_a_message_for_a_message():
 
 async def test_a_text_that_did_not_come_in_pieces_is_said_once():
     """Of a model that does not stream, beside one that does; some give every message the same ID."""
+    in_pieces = assistant_message("In pieces.", item_id="m")
+    calls = [function_call("pid", {"room": "x"}, call_id=name) for name in "cd"]
+
     answer = await streamed(
         Agent("a", tools=[porter.pid]),
-        pieces(output=[assistant_message("Whole."), function_call("pid", {"room": "x"}, call_id="c")]),
-        pieces(
-            delta("In "), delta("pieces."),
-            output=[assistant_message("In pieces.", item_id="m"), function_call("pid", {"room": "x"}, call_id="d")],
-        ),
-        pieces(output=[assistant_message("Whole again.", item_id="m")]),
-    )  # fmt: skip
+        pieces(delta("In "), delta("pieces."), output=[in_pieces, calls[0]]),
+        pieces(output=[assistant_message("Whole.", item_id="m"), calls[1]]),
+        pieces(delta("In "), delta("pieces."), output=[in_pieces]),
+    )
 
-    assert [event.message.text for event in answer.events if event.message] == ["Whole.", "In pieces.", "Whole again."]
+    texts = [event.message.text for event in answer.events if event.message]
+    assert texts == ["In pieces.", "Whole.", "In pieces."]
 
 
 async def test_an_empty_text_is_not_a_message():
