@@ -746,6 +746,24 @@ async def test_pruning_leaves_the_conversation_and_its_rows_alone():
     await run_in_turn(act)
 
 
+async def test_pruning_leaves_what_only_an_item_refers_to():
+    """A task that was sent the state is an item, and what it was sent are items of another list."""
+    texts = [line(index) for index in range(9)]
+
+    async def act(_turn: Turn) -> None:
+        saver = SatchelSaver()
+        first = put(saver, {"configurable": {"thread_id": "x", "checkpoint_ns": ""}}, {"list": texts}, 1)
+        sent = {"list": ["other"], "sent": [Send("look", {"state": {"list": texts}})]}
+        second = put(saver, first, sent, 2)
+        await saver.aprune(["x"])
+        found = saver.get_tuple(second)
+        assert found is not None
+        assert found.checkpoint["channel_values"] == sent
+        assert saver.get_tuple(first) is None
+
+    await run_in_turn(act)
+
+
 async def test_what_a_delta_channel_is_rebuilt_from_is_not_deleted_under_it():
     """LangGraph warns that a saver may corrupt such a channel silently."""
     graph = delta_graph(SatchelSaver())

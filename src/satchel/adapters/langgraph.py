@@ -484,7 +484,7 @@ class _Memory:
         self.places.setdefault(item, []).append(place)
 
     def matched(self, items: Sequence[Typed], lists: set[int] | None) -> list[Place | None]:
-        """Return a stored item that equals each of *items*, in *lists* or anywhere; no item twice, in long runs."""
+        """Return a stored item that equals each of *items*, in *lists* or anywhere, in long runs that begin apart."""
         matched: list[Place | None] = []
         used: set[Place] = set()
         while len(matched) < len(items):
@@ -499,13 +499,13 @@ class _Memory:
         places = self.places.get(items[start], ())
         able = [place for place in places if place not in used and (lists is None or place[0] in lists)]
         some = [*able[:_COPIES_MAX], *able[_COPIES_MAX:][-_COPIES_MAX:]]
-        return max((self._run(items, start, place, used) for place in some), key=len, default=())
+        return max((self._run(items, start, place) for place in some), key=len, default=())
 
-    def _run(self, items: Sequence[Typed], start: int, place: Place, used: set[Place]) -> Sequence[Place]:
+    def _run(self, items: Sequence[Typed], start: int, place: Place) -> Sequence[Place]:
         run: list[Place] = []
         for item in itertools.islice(items, start, None):
             here = (place[0], place[1] + len(run))
-            if here in used or self.known.get(here) != item:
+            if self.known.get(here) != item:
                 break
             run.append(here)
         return run
