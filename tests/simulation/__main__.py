@@ -8,17 +8,16 @@ just sim --mutant "drop the dedupe" 17    seed 17 of one mutant
 """
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from tests.simulation.faults import Fault, shrunk
 from tests.simulation.measure import Kill, kills, simulate_mutant, table
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.run import Outcome, simulate
+from tests.simulation.run import Outcome, run_all, simulate
 
 TRACE_SHOWN = 60
 
@@ -100,12 +99,6 @@ def measure(names: Sequence[str], *, ranges: int, most: int, jobs: int) -> int:
     for line in table(measured, most=most):
         print(line)
     return 0 if all(kill.broken for kill in measured) else 1
-
-
-def run_all(seeds: Sequence[int], *, jobs: int) -> Iterable[Outcome]:
-    """Run seeds beside each other; yield in their order."""
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(simulate, seeds)
 
 
 def explain(outcome: Outcome, *, trace: int) -> None:

@@ -193,7 +193,7 @@ _MUTANTS: Final = (
     Mutant(
         "adopt an attempt whose epoch is not current",
         breaks="FENCED",
-        seed=100062,
+        seed=200_052,
         edits=(
             Edit(
                 "hub.runner:SessionRunner.adopt",

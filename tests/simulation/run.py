@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import multiprocessing
 import random
 import sys
 import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -52,6 +53,12 @@ def simulate(seed: int, faults: Sequence[Fault] | None = None) -> Outcome:
     """Run *seed*, with its own faults or with *faults* in their place."""
     with _quiet():
         return _simulate(seed, faults)
+
+
+def run_all(seeds: Sequence[int], *, jobs: int) -> Iterable[Outcome]:
+    """Run seeds beside each other; yield in their order."""
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(simulate, seeds)
 
 
 def _simulate(seed: int, faults: Sequence[Fault] | None) -> Outcome:
