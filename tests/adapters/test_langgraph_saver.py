@@ -657,7 +657,9 @@ async def test_a_thread_without_a_name_is_the_sessions():
         named: RunnableConfig = {"configurable": {"thread_id": turn.session_id}}
         assert len((await graph.aget_state(named)).values["messages"]) == 2
         assert (await graph.aget_state(other)).values == {}
-        assert len([each async for each in SatchelSaver().alist(None)]) == 3
+        assert [each.config["configurable"]["thread_id"] async for each in SatchelSaver().alist(None)] == ["test"] * 3
+        threads = turn.state.execute("SELECT DISTINCT thread_id FROM langgraph_checkpoint").scalar()
+        assert threads == ""  # a copy of the session has another ID, and the same conversation
 
     await run_in_turn(act)
 

@@ -374,7 +374,7 @@ class SatchelSaver(BaseCheckpointSaver[int]):
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread with all its namespaces; idempotent."""
         with self._rows() as rows:
-            rows.delete_thread(str(thread_id))
+            rows.delete_thread(thread_id)
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of runs, and what they alone use; idempotent.
@@ -387,7 +387,7 @@ class SatchelSaver(BaseCheckpointSaver[int]):
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread with its pending writes; items are shared, not copied. What has the same ID is replaced."""
         with self._rows() as rows:
-            rows.copy_thread(str(source_thread_id), str(target_thread_id))
+            rows.copy_thread(source_thread_id, target_thread_id)
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Keep each namespace's last checkpoint alone (``keep_latest``) or none (``delete``); idempotent.
@@ -399,9 +399,9 @@ class SatchelSaver(BaseCheckpointSaver[int]):
         with self._rows() as rows:
             for thread_id in thread_ids:
                 if strategy == "delete":
-                    rows.delete_thread(str(thread_id))
+                    rows.delete_thread(thread_id)
                 else:
-                    rows.prune(str(thread_id))
+                    rows.prune(thread_id)
 
     # --- the same, awaited: memory is all it takes --------------------------------------------
 
@@ -608,7 +608,7 @@ class _Rows:
                 _json(get_checkpoint_metadata(config, metadata)),
             ),
         )
-        return _config(thread_id, checkpoint_ns, checkpoint["id"])
+        return self._config(thread_id, checkpoint_ns, checkpoint["id"])
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -633,7 +633,15 @@ class _Rows:
     def _line(self, config: RunnableConfig) -> tuple[str, str]:
         """Return the thread and the namespace that *config* names."""
         named = config["configurable"]
-        return str(named.get("thread_id", self._session_id)), named.get("checkpoint_ns", "")
+        return self._thread(named.get("thread_id", self._session_id)), named.get("checkpoint_ns", "")
+
+    def _thread(self, thread_id: object) -> str:
+        """Return a thread as it is stored. The session's own has no name: a copy of the session has another ID."""
+        return "" if str(thread_id) == self._session_id else str(thread_id)
+
+    def _config(self, thread: str, checkpoint_ns: str, checkpoint_id: str) -> RunnableConfig:
+        named = {"checkpoint_ns": checkpoint_ns, "checkpoint_id": checkpoint_id}
+        return {"configurable": {"thread_id": thread or self._session_id, **named}}
 
     def _named(self, config: RunnableConfig) -> Row | None:
         line, checkpoint_id = self._line(config), get_checkpoint_id(config)
@@ -661,10 +669,10 @@ class _Rows:
         checkpoint["channel_values"] = {value["channel"]: self._unpacked(_packed(value), objects) for value in values}
         parent_id = row["parent_checkpoint_id"]
         return CheckpointTuple(
-            config=_config(thread_id, checkpoint_ns, checkpoint_id),
+            config=self._config(thread_id, checkpoint_ns, checkpoint_id),
             checkpoint=checkpoint,
             metadata=json.loads(row["metadata"]),
-            parent_config=None if parent_id is None else _config(thread_id, checkpoint_ns, parent_id),
+            parent_config=None if parent_id is None else self._config(thread_id, checkpoint_ns, parent_id),
             pending_writes=[
                 (write["task_id"], write["channel"], self._unpacked(_packed(write), objects)) for write in writes
             ],
@@ -765,8 +773,9 @@ class _Rows:
     # --- deleting ----------------------------------------------------------------------------
 
     def delete_thread(self, thread_id: str) -> None:
-        self._state.execute(_DELETE_THREAD_WRITES, (thread_id,))
-        self._delete([position for (position,) in self._state.execute(_OF_THREAD, (thread_id,))])
+        thread = self._thread(thread_id)
+        self._state.execute(_DELETE_THREAD_WRITES, (thread,))
+        self._delete([position for (position,) in self._state.execute(_OF_THREAD, (thread,))])
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         doomed = [position for (position,) in self._state.execute(_OF_RUNS, (_json(list(run_ids)),))]
@@ -780,9 +789,9 @@ class _Rows:
 
     def prune(self, thread_id: str) -> None:
         kept: set[int] = set()
-        for row in self._state.execute(_LATEST_OF_THREAD, (thread_id,)):
+        for row in self._state.execute(_LATEST_OF_THREAD, (self._thread(thread_id),)):
             kept |= {row["position"], *self._rebuilt_from(row)}
-        found = self._state.execute(_OF_THREAD, (thread_id,))
+        found = self._state.execute(_OF_THREAD, (self._thread(thread_id),))
         self._delete([position for (position,) in found if position not in kept])
 
     def _rebuilt_from(self, row: Row) -> set[int]:
@@ -795,7 +804,7 @@ class _Rows:
     def copy_thread(self, source: str, target: str) -> None:
         if source != target:
             for sql in _COPY:
-                self._state.execute(sql, {"source": source, "target": target})
+                self._state.execute(sql, {"source": self._thread(source), "target": self._thread(target)})
 
     def _delete(self, doomed: Collection[int]) -> None:
         """Delete checkpoints, and then all that no checkpoint uses."""
@@ -933,10 +942,6 @@ def _has(metadata: str, wanted: Mapping[str, Any]) -> bool:
         return True
     found = json.loads(metadata)
     return all(found.get(key) == value for key, value in wanted.items())
-
-
-def _config(thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": checkpoint_ns, "checkpoint_id": checkpoint_id}}
 
 
 def _json(value: Any) -> str:
