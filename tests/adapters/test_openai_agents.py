@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import runpy
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -55,7 +56,9 @@ from satchel.client.model import Answer
 from satchel.errors import HandlerError, StateMisused
 from tests.acceptance.processes import Fleet, texts_of, turn_of, until
 from tests.adapters.apps import porter
+from tests.docs.pages import files
 
+PAGE = "docs/howto/openai-agents.md"
 APP = str(Path(__file__).parent / "apps" / "porter.py")
 
 set_tracing_disabled(disabled=True)
@@ -89,7 +92,7 @@ async def test_a_turn_writes_its_own_items_only(tmp_path: Path, capsys: pytest.C
     @worker.on_message
     async def reply(turn: Turn) -> None:
         session, model = SatchelSession(turn, session_settings=SHOWN), say_the_count(turn.version)
-        if turn.version % 2:
+        if turn.version % 5 == 0:
             await session.stream(Runner.run_streamed(agent, turn.text, session=session, run_config=model))
         else:
             result = await Runner.run(agent, turn.text, session=session, run_config=model)
@@ -153,7 +156,29 @@ async def test_the_example_books_and_remembers():
         assert outputs_of(second)[0][1] == "Booked a room for Bob."
         assert session.state.execute("SELECT count(*) FROM openai_agents_item").scalar() == 8
         assert session.state.execute("SELECT group_concat(guest) FROM booking").scalar() == "Ada,Bob"
-    assert len(Path(openai_agents.__file__).read_text().splitlines()) <= 25
+    text = Path(openai_agents.__file__).read_text()
+    assert len(text.splitlines()) <= 25
+    assert files(PAGE)["agent.py"] == text
+
+
+@pytest.mark.parametrize(("answer", "gave"), [("yes", "paid 5"), ("no", "Tool execution was not approved.")])
+async def test_the_pages_approval_waits_for_an_answer(tmp_path: Path, answer: str, gave: str):
+    """A reader takes it as it stands, and puts a tool of theirs in it."""
+    (tmp_path / "approve.py").write_text(files(PAGE)["approve.py"])
+    page = runpy.run_path(str(tmp_path / "approve.py"))
+    page["agent"].model = ScriptedModel(
+        [[function_call("pay", {"amount": 5}, call_id="c")], [assistant_message("So be it.")]]
+    )
+
+    async with satchel.testing.session(page["worker"]) as session:
+        asked = await session.send("pay Ada")
+        await session.restart()
+        answered = await session.send(answer)
+
+        assert asked.text == "Shall I pay? Answer yes or no."
+        assert outputs_of(answered) == [("c", gave, False)]
+        assert answered.text == "So be it."
+        assert dict(session.state) == {}, "what has gone on is not kept"
 
 
 async def test_a_plain_handler_runs_the_agent_without_a_loop_of_its_own():
@@ -417,9 +442,10 @@ async def test_a_call_that_is_approved_in_its_own_turn_is_emitted_once():
             state.approve(call)
         await session.stream(Runner.run_streamed(porter.agent, state, session=session, run_config=porter.script()))
 
-    answer = await in_a_turn(scenario)
+    answer = await in_a_turn(scenario, schema=porter.SCHEMA)
 
-    assert [call[0] for call in calls_of(answer)] == [output[0] for output in outputs_of(answer)] == ["call_1"]
+    assert [call[0] for call in calls_of(answer)] == ["call_1"]
+    assert outputs_of(answer) == [("call_1", "a receipt for blue", False)]
 
 
 def kinds(answer: Answer) -> list[str]:
@@ -671,8 +697,10 @@ async def test_too_many_turns_leave_every_call_with_its_output(run_on_session, *
 async def test_a_paused_run_goes_on_in_the_same_session(run_on_session, *, streamed: bool):
     """The call was stored when it paused, its output when it went on: once each, and in order."""
 
+    pay = function_tool(lambda room: f"a receipt for {room}", name_override="pay", needs_approval=True)
+
     async def test(session: Session) -> None:
-        agent = porter.agent
+        agent = Agent("a", tools=[pay])
         config = porter.script()
         if streamed:
             paused = Runner.run_streamed(agent, "pay blue", session=session, run_config=config)
@@ -872,6 +900,7 @@ async def test_a_call_waits_for_approval_until_another_turn(hub: Fleet, answer: 
     output = answered[1]["function_call_output"]
     assert (output["call_id"], output["name"], output["output"]) == (call["call_id"], "pay", gave)
     assert texts_of(answered) == [f"It gave {gave}. I see 4 items."]
+    assert await rows(hub, session, 2, "SELECT room FROM note") == [("blue",)] * (answer == "yes")
     assert await rows(hub, session, 2, ITEMS) == [*TURN, ("message", None)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from agents import Agent, RunConfig, RunContextWrapper, Runner, RunState, function_tool, set_tracing_disabled
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
 
-from satchel import Turn, Worker
+from satchel import Turn, Worker, current_turn
 from satchel.adapters.openai_agents import SatchelSession
 
 set_tracing_disabled(disabled=True)
@@ -74,6 +74,7 @@ def pid(room: str) -> str:
 @function_tool(needs_approval=True)
 def pay(room: str) -> str:
     """Pay, once somebody has approved."""
+    current_turn().state.execute("INSERT INTO note (room) VALUES (?)", (room,))
     return f"a receipt for {room}"
 
 
