@@ -238,12 +238,14 @@ class SessionRunner:
             self._signals.put_nowait(Lost("the worker was lost", self.attempt.started.turn))
 
     def ended(self, turn: Turn) -> None:
-        """Hear that somebody ended *turn* in the store: stop it if it runs, drop it if it waits."""
+        """Hear that *turn* has ended in the store: stop it if it runs, drop it if it waits and was not committed."""
         if self._current is not None and self._current.message_id == turn.message_id:
             self._signals.put_nowait(Ended())
             if self._adoption is not None:
                 self._adoption.is_over.set()
             return
+        if turn.status is TurnStatus.COMMITTED:
+            return  # its row was old when it was taken up; its events are in the store, and told when it is its turn
         for waiting in list(self._waiting):
             if waiting.message_id == turn.message_id:
                 self._waiting.remove(waiting)

@@ -332,6 +332,34 @@ async def test_a_reader_that_comes_with_an_old_row_gets_the_stored_events(stage:
     assert kinds(await stage.read((await looking).stream)) == ["accepted", "message", "complete"]
 
 
+async def test_a_cancel_that_came_too_late_hides_no_event_from_a_reader_with_an_old_row(stage: Stage):
+    """ONE-STREAM: the message is committed, and waits here once more because its row was read before that."""
+    worker = await stage.worker("w")
+    gate = stage.store.log.hold("admit")
+    sending = asyncio.create_task(stage.hub.send(stage.message("m1")))
+    while (await _found(stage, "m1")) is None:
+        await asyncio.sleep(0)
+    old = stage.store.log.hold("turn")
+    looking = asyncio.create_task(stage.hub.deliver(stage.key, stage.message("m1").message_id))
+    while "turn" in stage.store.log.faults:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)  # the row is read
+    gate.set()
+    first = stage.read((await sending).stream)
+    await worker.serve("kept")
+    await first
+    next_one = stage.read((await stage.hub.send(stage.message("m2"))).stream)
+    old.set()
+    reading = stage.read((await looking).stream)
+
+    cancelled = await stage.hub.cancel(stage.key, stage.message("m1").message_id)
+
+    await worker.serve("after it")
+    await next_one
+    assert cancelled.status is TurnStatus.COMMITTED
+    assert kinds(await reading) == ["accepted", "message", "complete"]
+
+
 async def _found(stage: Stage, name: str) -> Any:
     try:
         return await stage.turn(name)
