@@ -22,6 +22,7 @@ from agents import (
     OpenAIResponsesCompactionSession,
     OutputGuardrail,
     OutputGuardrailTripwireTriggered,
+    ProgrammaticToolCallingTool,
     RunConfig,
     Runner,
     Session,
@@ -45,7 +46,7 @@ from openai.types.responses import (
     ResponseTextDeltaEvent,
 )
 from openai.types.responses.response_function_web_search import ActionSearch
-from openai.types.responses.response_output_item import McpCall
+from openai.types.responses.response_output_item import McpCall, Program, ProgramOutput
 from pydantic import BaseModel
 
 import satchel.testing
@@ -378,6 +379,20 @@ async def test_a_providers_own_tools_are_calls_with_outputs():
     ]
     called = ["function_call", "function_call_output"] * 4
     assert kinds(answer) == ["accepted", "text_delta", "message", *called, "text_delta", "message", "complete"]
+
+
+async def test_a_program_that_the_provider_ran_is_a_call_with_its_result():
+    """Its output has a field of another name than every other."""
+    program = Program(id="p", type="program", call_id="c", code="print(1)", fingerprint="f")
+    output = ProgramOutput(id="o", type="program_output", call_id="c", result="1", status="completed")
+
+    answer = await streamed(
+        Agent("a", tools=[ProgrammaticToolCallingTool()]),
+        pieces(output=[program, output, assistant_message("One.")]),
+    )
+
+    assert calls_of(answer) == [("c", "program", '{"code": "print(1)"}')]
+    assert outputs_of(answer) == [("c", "1", False)]
 
 
 async def test_a_picture_is_not_in_an_event():

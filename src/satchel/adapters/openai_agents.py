@@ -223,7 +223,8 @@ class _Run:
         raw, call_id = _fields(output.raw_item), output.call_id
         if call_id is not None:
             self._open_calls.discard(call_id)
-            self._turn.function_call_output(call_id, _output_text(raw["output"]), name=self._tool_name(call_id))
+            given = raw["result"] if raw["type"] == "program_output" else raw["output"]
+            self._turn.function_call_output(call_id, _output_text(given), name=self._tool_name(call_id))
 
     def _tool_name(self, call_id: str) -> str | None:
         """Return the name of the run's call *call_id*; if it had to be approved, an earlier turn emitted it."""
