@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.simulation.faults import Fault, shrunk
+from tests.simulation.faults import Fault, again_and_again, shrunk
 from tests.simulation.measure import Kill, kills, simulate_mutant, table
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.run import Outcome, run_all, simulate
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
     parser.add_argument("--mutants", action="store_true", help="measure how soon every mutant is noticed")
     parser.add_argument("--mutant", metavar="NAME", help="leave this rule out (with a seed), or measure it alone")
+    parser.add_argument("--harms", action="store_true", help="run a mutant under the fault that it takes, as CI does")
     parser.add_argument("--ranges", type=int, default=5, help="disjoint ranges of seeds to measure (default: 5)")
     parser.add_argument("--most", type=int, default=300, help="seeds of each range (default: %(default)s)")
     chosen = parser.parse_args(arguments)
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     if (chosen.seed is None) == (chosen.seeds is None):
         parser.error("name one seed, or say how many: --seeds N")
     if chosen.mutant is not None:
-        outcome = simulate_mutant(MUTANTS[chosen.mutant], chosen.seed)
+        mutant = MUTANTS[chosen.mutant]
+        faults = again_and_again(mutant.harm, chosen.seed) if chosen.harms and mutant.harm else None
+        outcome = simulate_mutant(mutant, chosen.seed, faults)
         show(outcome, trace=chosen.trace)
         return 0 if outcome.broken else 1
     if chosen.seeds is not None:

@@ -45,6 +45,11 @@ def plan(chance: random.Random) -> list[Fault]:
     return sorted(faults, key=lambda fault: fault.at_s)
 
 
+def again_and_again(kind: str, seed: int) -> list[Fault]:
+    """Return one kind of fault many times, for what takes it at the right moment."""
+    return [Fault(1.0 + 1.5 * number, kind, MOST * seed + number) for number in range(MOST)]
+
+
 def lingers_s(faults: Sequence[Fault]) -> float:
     """Return when the last effect is over, after the last fault."""
     return max((LINGERS_S.get(fault.kind, 0.0) for fault in faults), default=0.0) + 5

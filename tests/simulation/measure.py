@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from tests.simulation.faults import Fault, again_and_again
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.mutation import Mutant, applied
 from tests.simulation.run import Outcome, simulate
@@ -28,16 +29,17 @@ class Kill(msgspec.Struct, frozen=True):
     """What it broke; empty if it was not noticed."""
 
 
-def simulate_mutant(mutant: Mutant, seed: int) -> Outcome:
+def simulate_mutant(mutant: Mutant, seed: int, faults: Sequence[Fault] | None = None) -> Outcome:
     """Run *seed* on the product with one rule left out."""
     with applied(mutant):
-        return simulate(seed)
+        return simulate(seed, faults)
 
 
-def first_kill(mutant: Mutant, seeds: Sequence[int]) -> Kill:
-    """Run *seeds* one after the other until one breaks a promise."""
+def first_kill(mutant: Mutant, seeds: Sequence[int], *, harms: bool = False) -> Kill:
+    """Run *seeds* one after the other until one breaks a promise; with *harms*, under the fault that it takes."""
     for number, seed in enumerate(seeds, start=1):
-        broken = simulate_mutant(mutant, seed).broken
+        faults = again_and_again(mutant.harm, seed) if harms and mutant.harm else None
+        broken = simulate_mutant(mutant, seed, faults).broken
         if broken:
             return Kill(mutant.name, number, seed, broken)
     return Kill(mutant.name, len(seeds), seeds[-1], "")

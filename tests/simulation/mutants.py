@@ -1,7 +1,7 @@
 """The product with one rule left out, each rule in turn: what the simulation must notice.
 
 *breaks* is the promise that is seen broken first in most seeds, *seed* one that
-breaks one. ``just sim --mutants`` measures them.
+breaks one, under the *harm* that it takes or under its own faults. ``just sim --mutants`` measures them.
 """
 
 from typing import Final
@@ -90,7 +90,8 @@ _MUTANTS: Final = (
     Mutant(
         "guess that an unknown commit was made",
         breaks="DURABLE-FIRST",
-        seed=100025,
+        seed=1000,
+        harm="disk fails",
         edits=(
             Edit(
                 "hub.runner:SessionRunner._commit",
@@ -107,7 +108,8 @@ _MUTANTS: Final = (
     Mutant(
         "guess that an unknown commit was not made",
         breaks="DURABLE-FIRST",
-        seed=100028,
+        seed=0,
+        harm="disk fails",
         edits=(
             Edit(
                 "hub.runner:SessionRunner._commit",
@@ -193,7 +195,8 @@ _MUTANTS: Final = (
     Mutant(
         "adopt an attempt whose epoch is not current",
         breaks="FENCED",
-        seed=200_052,
+        seed=0,
+        harm="exile",
         edits=(
             Edit(
                 "hub.runner:SessionRunner.adopt",
@@ -212,7 +215,8 @@ _MUTANTS: Final = (
     Mutant(
         "run a migration twice",
         breaks="no fault of ours",
-        seed=100009,
+        seed=0,
+        harm="rollout",
         edits=(
             Edit("state.session:OpenSession._prepare", "schema.number > self._number", "schema.number > 1"),
             Edit("state.session:OpenSession._prepare", "after=self._number", "after=1"),
@@ -221,7 +225,8 @@ _MUTANTS: Final = (
     Mutant(
         "skip a migration",
         breaks="no fault of ours",
-        seed=100009,
+        seed=0,
+        harm="rollout",
         edits=(
             Edit(
                 "state.session:OpenSession._prepare", "            schema.migrate(database, after=self._number)\n", ""
@@ -231,13 +236,15 @@ _MUTANTS: Final = (
     Mutant(
         "forget that a migration ran",
         breaks="no fault of ours",
-        seed=100009,
+        seed=0,
+        harm="rollout",
         edits=(Edit("state.session:OpenSession.commit", "self._number = turn.number", "pass"),),
     ),
     Mutant(
         "send snapshots for ever after a change of schema",
         breaks="L5",
-        seed=100009,
+        seed=0,
+        harm="rollout",
         edits=(
             Edit(
                 "state.session:OpenSession.commit", "        self._schema_version = self._database.schema_version\n", ""
@@ -284,7 +291,8 @@ _MUTANTS: Final = (
     Mutant(
         "take an equal version for the same state",
         breaks="EXACT-BASE",
-        seed=100003,
+        seed=0,
+        harm="strange request",
         edits=(
             Edit(
                 "worker.resolve:resolve",
@@ -301,7 +309,8 @@ _MUTANTS: Final = (
     Mutant(
         "accept a request of an earlier epoch",
         breaks="FENCED",
-        seed=100003,
+        seed=0,
+        harm="late request",
         edits=(Edit("worker.runtime:Runtime._begin", "name.epoch <= epoch_seen", "False"),),
     ),
     Mutant(
@@ -338,7 +347,8 @@ _MUTANTS: Final = (
     Mutant(
         "never lose a silent peer",
         breaks="L6",
-        seed=100038,
+        seed=0,
+        harm="silence",
         edits=(Edit("protocol.link:Link.tick", "self._silent_ticks >= PINGS_LOST_MAX", "False"),),
     ),
     Mutant(
@@ -456,13 +466,15 @@ _MUTANTS: Final = (
     Mutant(
         "sync the log at times only",
         breaks="DURABLE-FIRST",
-        seed=100014,
+        seed=0,
+        harm="power",
         edits=(Edit("store.files:_connect", '"synchronous", "full"', '"synchronous", "normal"'),),
     ),
     Mutant(
         "never sync",
         breaks="DURABLE-FIRST",
-        seed=100014,
+        seed=0,
+        harm="power",
         edits=(Edit("store.files:_connect", '"synchronous", "full"', '"synchronous", "off"'),),
     ),
     Mutant(
@@ -480,14 +492,16 @@ _MUTANTS: Final = (
     Mutant(
         "take a result unchecked",
         breaks="no fault of ours",
-        seed=100023,
+        seed=0,
+        harm="damage",
         edits=(Edit("hub.runner:SessionRunner._collect", "await check_result(signal, attempt.started)", "pass"),),
     ),
     # --- links and the rest ---
     Mutant(
         "send a lost connection's frames on the next one",
         breaks="ONE-STREAM",
-        seed=100005,
+        seed=0,
+        harm="exile",
         edits=(
             Edit(
                 "worker.link:WorkerLink.lost",
@@ -510,7 +524,8 @@ _MUTANTS: Final = (
     Mutant(
         "overlook a frame that cannot be read",
         breaks="ONE-STREAM",
-        seed=100095,
+        seed=0,
+        harm="half a frame",
         edits=(
             Edit(
                 "protocol.link:Link.receive",
@@ -622,7 +637,8 @@ _MUTANTS: Final = (
     Mutant(
         "open a state unverified",
         breaks="CHAIN",
-        seed=100101,
+        seed=1000,
+        harm="rot",
         edits=(
             Edit("store.chain:_payload", "checksum(stored.payload.data) != stored.payload.checksum", "False"),
             Edit("state.payload:unseal", "payload.checksum != checksum(payload.data)", "False"),
@@ -639,7 +655,8 @@ _MUTANTS: Final = (
     Mutant(
         "name an object before it is whole",
         breaks="no fault of ours",
-        seed=100005,
+        seed=0,
+        harm="disk fails",
         edits=(
             Edit(
                 "store.sqlite_objects:SqliteObjects.put",

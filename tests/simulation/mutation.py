@@ -37,6 +37,8 @@ class Mutant(msgspec.Struct, frozen=True):
     seed: int
     """One that notices it."""
     edits: tuple[Edit, ...]
+    harm: str = ""
+    """The kind of fault that it takes, where most seeds do not have it at the right moment."""
 
 
 @contextlib.contextmanager

@@ -79,7 +79,8 @@ class Helper:
         if not isinstance(rebuilt, Rebuilt):
             if job.session_id in self._world.history.rotten:
                 raise CorruptState(rebuilt.message)
-            raise Violated("FAIL-STOP", "a sound chain was refused", job.session_id, job.base, rebuilt)
+            self._world.fault(Violated("FAIL-STOP", "a sound chain was refused", job.session_id, job.base, rebuilt))
+            raise CorruptState(rebuilt.message)
         return rebuilt
 
     async def close(self) -> None:
@@ -149,8 +150,11 @@ class HubProcess:
 
         async def watched_join(member: Any, register: Any) -> Any:
             adopted = await join(member, register)
-            for name in adopted:
-                world.history.check_adopted(name)
+            try:
+                for name in adopted:
+                    world.history.check_adopted(name)
+            except Violated as violated:  # the link would take it for its own end
+                world.fault(violated)
             return adopted
 
         def watched_receive(member: Any, frame: Any) -> None:
