@@ -124,22 +124,36 @@ def apply_delta(
     """Apply one turn's delta to a quiet database that stands at *base*, inside the open transaction.
 
     Every table is compared first, because SQLite skips one that is missing or of
-    another shape without an error. Raises ``CorruptPayload`` (not a delta of this
+    another shape without an error; what it skips all the same, such as a table whose
+    key is numbered in another way, is counted. Raises ``CorruptPayload`` (not a delta of this
     turn, or of other tables) and ``ApplyConflict`` (it does not fit these rows);
     the database is then to be dropped.
     """
     reasons: list[str] = []
+    tried = 0
+
+    def on_change(_change: apsw.TableChange) -> bool:
+        nonlocal tried
+        tried += 1
+        return True
 
     def on_conflict(reason: int, change: apsw.TableChange) -> int:
         reasons.append(f"{_CONFLICTS.get(reason, reason)} in table {change.name if change is not None else '?'}")
         return apsw.SQLITE_CHANGESET_ABORT
 
     def work() -> None:
-        check_mark(_checked(raw, shapes), session_id=session_id, version=version, epoch=None, base=base)
+        mark, count = _checked(raw, shapes)
+        check_mark(mark, session_id=session_id, version=version, epoch=None, base=base)
         with database.shadow_tables_writable():
             apsw.Changeset.apply(
-                raw, database.connection, conflict=on_conflict, flags=apsw.SQLITE_CHANGESETAPPLY_FKNOACTION
+                raw,
+                database.connection,
+                filter_change=on_change,
+                conflict=on_conflict,
+                flags=apsw.SQLITE_CHANGESETAPPLY_FKNOACTION,
             )
+        if tried != count:
+            raise CorruptPayload(f"The delta of version {version} has changes that SQLite skips.", version=version)
 
     try:
         with_deadline(database.connection, work)
@@ -151,11 +165,12 @@ def apply_delta(
         raise CorruptPayload(f"The delta of version {version} is malformed: {error}", version=version) from error
 
 
-def _checked(raw: bytes, shapes: Mapping[str, Shape]) -> TurnMark | None:
-    """Compare every change with the table it names; return the mark at the end."""
+def _checked(raw: bytes, shapes: Mapping[str, Shape]) -> tuple[TurnMark | None, int]:
+    """Compare every change with the table it names; return the mark at the end, and how many changes there are."""
     last = None
-    marks = 0
+    marks = count = 0
     for change in apsw.Changeset.iter(raw):
+        count += 1
         shape = shapes.get(change.name)
         if shape is None or change.column_count != shape.columns or change.pk_columns != shape.key:
             raise CorruptPayload(f"A delta changes table {change.name}, which this state does not have in that shape.")
@@ -163,4 +178,4 @@ def _checked(raw: bytes, shapes: Mapping[str, Shape]) -> TurnMark | None:
         if change.name == tables.TURN:
             last = _mark(change)
             marks += 1
-    return last if marks == 1 else None
+    return (last if marks == 1 else None), count
