@@ -2,7 +2,7 @@
 
 import contextlib
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import apsw
 import hypothesis.strategies as st
@@ -113,7 +113,11 @@ TURN = (
     "INSERT INTO part VALUES ('a', 1.5, x'00ff'), ('b', NULL, NULL)",
 )
 READ_TURN = "SELECT session_id, version, epoch, base_state_id, schema_number FROM _satchel_turn"
-READ_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name NOT LIKE 'search\\_%' ESCAPE '\\'"
+READ_SCHEMA = """
+SELECT name, tbl_name, sql FROM sqlite_schema
+WHERE tbl_name NOT LIKE 'search\\_%' ESCAPE '\\' AND tbl_name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+"""
+"""What an agent declared, and Satchel; not what SQLite and its modules make for themselves."""
 EPOCH = Epoch(2)
 
 
@@ -225,7 +229,7 @@ class States:
     # --- near-valid ones ---------------------------------------------------------------------
 
     def changesets(self) -> list[bytes]:
-        """The delta; each change to the base and to what is nearly the base; each wrong mark."""
+        """The delta; each change to the base and to what is nearly the base; each wrong mark; each wrong header."""
         right, *wrong = self._marks()
         made = [
             self._recorded(before, [change], right)
@@ -233,7 +237,7 @@ class States:
             for before in ([], *([each] for each in BEFORE))
         ]
         made += [self._recorded(before, list(TURN), mark) for mark in wrong for before in ([], [LOOSE])]
-        return list(dict.fromkeys([self.delta, *made]))
+        return list(dict.fromkeys([self.delta, *made, *_other_headers(self.delta)]))
 
     def near_changesets(self) -> st.SearchStrategy[bytes]:
         """What SQLite records of changes to a database that is nearly the base, marked nearly right."""
@@ -308,6 +312,7 @@ LOOSE = (
     " INSERT INTO _satchel_turn SELECT * FROM t; DROP TABLE t"
 )
 """A mark of other types can only be recorded where its table is not strict."""
+TABLES = (b"note", b"part", b"search_content", b"search_data", b"search_docsize", b"search_idx", b"_satchel_turn")
 BEFORE = (
     "DROP TABLE part",
     "DELETE FROM note",
@@ -372,6 +377,16 @@ def _plain(image: bytes):
         yield connection
     finally:
         connection.close(True)
+
+
+def _other_headers(delta: bytes) -> Iterator[bytes]:
+    """Yield *delta* with one byte of one table's header changed: how many columns it has, which are its key."""
+    for name in TABLES:
+        end = delta.find(b"\0" + name + b"\0") + 1 or delta.find(b"\1" + name + b"\0") + 1
+        start = delta.rfind(b"T", 0, end)
+        for place in range(start + 1, end):
+            for value in (0, 1, 2, 3, 7, 255):
+                yield _overwritten(delta, [(place, bytes([value]))])
 
 
 def _overwritten(image: bytes, edits: list[tuple[int, bytes]]) -> bytes:
