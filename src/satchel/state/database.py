@@ -265,7 +265,7 @@ def opened_image(image: bytes) -> Database:
             # A deserialized database serializes as it was at its last commit, and in
             # pieces while a transaction is open. A plain in-memory one does not.
             return database.copied()
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:  # a report of damage may name what is not UTF-8
             raise CorruptState(f"The image of a state cannot be opened: {error}") from error
 
 

@@ -103,6 +103,12 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "table's name that is a blob": lambda image: edited(
         image, "UPDATE sqlite_schema SET tbl_name = CAST(tbl_name AS BLOB) WHERE name = 'i'"
     ),
+    "damage in a column that is not UTF-8": lambda image: edited(
+        image,
+        "UPDATE sqlite_schema SET"
+        " sql = CAST('CREATE TABLE t (a INTEGER PRIMARY KEY, ' || x'94' || ' INTEGER) STRICT' AS TEXT) WHERE name = 't'",
+        "UPDATE sqlite_schema SET sql = CAST('CREATE INDEX i ON t (' || x'94' || ')' AS TEXT) WHERE name = 'i'",
+    ),
     "session that is not UTF-8": lambda image: edited(
         image, "UPDATE _satchel_turn SET session_id = CAST(x'95' AS TEXT)"
     ),
