@@ -106,7 +106,8 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "damage in a column that is not UTF-8": lambda image: edited(
         image,
         "UPDATE sqlite_schema SET"
-        " sql = CAST('CREATE TABLE t (a INTEGER PRIMARY KEY, ' || x'94' || ' INTEGER) STRICT' AS TEXT) WHERE name = 't'",
+        " sql = CAST('CREATE TABLE t (a INTEGER PRIMARY KEY, ' || x'94' || ' INTEGER) STRICT' AS TEXT)"
+        " WHERE name = 't'",
         "UPDATE sqlite_schema SET sql = CAST('CREATE INDEX i ON t (' || x'94' || ')' AS TEXT) WHERE name = 'i'",
     ),
     "session that is not UTF-8": lambda image: edited(
