@@ -114,10 +114,10 @@ TURN = (
 )
 READ_TURN = "SELECT session_id, version, epoch, base_state_id, schema_number FROM _satchel_turn"
 READ_SCHEMA = """
-SELECT name, tbl_name, sql FROM sqlite_schema
+SELECT name, lower(tbl_name), sql FROM sqlite_schema
 WHERE tbl_name NOT LIKE 'search\\_%' ESCAPE '\\' AND tbl_name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
 """
-"""What an agent declared, and Satchel; not what SQLite and its modules make for themselves."""
+"""What an agent declared, and Satchel: not what SQLite makes for itself, nor what no reader tells apart."""
 EPOCH = Epoch(2)
 
 
