@@ -147,7 +147,7 @@ RETAIN_VERSIONS: Final = 100
 """Versions that stay readable behind the head."""
 
 RETAIN_ANSWERS: Final = 1000
-"""Turns of a session whose answers and events stay readable."""
+"""Committed turns of a session whose answers and events stay readable."""
 
 OBJECT_GRACE_S: Final = 3600.0
 """An object that no row names and no put touched for this long is swept."""

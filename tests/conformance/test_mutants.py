@@ -76,7 +76,7 @@ def does_not_know_a_repeated_commit(log: SqliteLog, _objects: SqliteObjects, _pa
 
 @fails("test_a_fenced_out_attempt_cannot_commit", "test_a_requeued_turn_keeps_its_place")
 def starts_under_the_old_epoch(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
-    edit(log, "raise_epoch", "epoch + 1", "max(epoch, 1)")
+    edit(log, "touch_session", "epoch + :raised", "max(epoch, 1)")
 
 
 @fails("test_cancelling_a_running_turn_raises_the_epoch", "test_a_running_turn_that_fails_raises_the_epoch")
@@ -114,14 +114,15 @@ def keeps_what_a_refused_call_wrote(log: SqliteLog, _objects: SqliteObjects, pat
             log._run(db, "insert_session", {**sqlite.key_bindings(new.key), **state})
         return real(db, new, queue_length_max, start=start)
 
-    def run_call(connection: apsw.Connection, call: Any) -> None:
-        try:
-            call.result = call.work(connection)
-        except Exception as error:  # noqa: BLE001  # broken on purpose: nothing is undone
-            call.error = error
+    def work_group(connection: apsw.Connection, group: list[Any]) -> None:
+        for call in group:
+            try:
+                call.result = call.work(connection)
+            except Exception as error:  # noqa: BLE001  # broken on purpose: nothing is undone
+                call.error = error
 
     log._admit = admit
-    patch.setattr(thread, "_run_call", run_call)
+    patch.setattr(thread, "work_group", work_group)
 
 
 # --- admission -----------------------------------------------------------------------------------
@@ -178,7 +179,8 @@ def starts_a_repeat(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> N
         admission = real(db, new, queue_length_max, start=start)
         if not start or admission.turn.status is not sqlite.TurnStatus.QUEUED:
             return admission
-        log._run_turn(db, {**sqlite.key_bindings(new.key), "message_id": new.message_id})
+        bindings = {**sqlite.key_bindings(new.key), "message_id": new.message_id, "raised": 1, "at_ms": 0}
+        log._run(db, "start_turn", bindings | {"epoch": log._one(db, "touch_session", bindings)[0]})
         return msgspec.structs.replace(admission, turn=log._turn(db, new.key, new.message_id))
 
     log._admit = admit
@@ -186,17 +188,16 @@ def starts_a_repeat(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> N
 
 @fails("test_messages_that_arrive_at_once_take_places_in_order", "test_only_the_first_in_order_starts")
 def serves_the_last_first(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
-    edit(log, "next_place", "coalesce(max(place), 0) + 1", "coalesce(min(place), 100) - 1")
+    edit(log, "arrival", "coalesce(max(place), 0) + 1", "coalesce(min(place), 100) - 1")
 
 
 @fails("test_messages_that_arrive_at_once_take_places_in_order")
 def shuffles_calls_that_share_a_transaction(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
     real = DatabaseThread._next_group
 
-    def next_group(self: DatabaseThread) -> Any:
-        group = real(self)
-        random.Random(2).shuffle(group)  # noqa: S311  # the same wrong order every time
-        return group
+    def next_group(self: DatabaseThread) -> None:
+        random.Random(2).shuffle(self._waiting)  # noqa: S311  # the same wrong order every time
+        real(self)
 
     patch.setattr(DatabaseThread, "_next_group", next_group)
 
@@ -270,9 +271,11 @@ def retains_one_version_less(log: SqliteLog, _objects: SqliteObjects, _patch: Pa
 @fails("test_trim_takes_answers_and_events_but_no_message")
 def forgets_messages_with_their_answers(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
     log._sql["trim_answers"] = (
-        "DELETE FROM version WHERE tenant = :tenant AND session_id = :session_id AND message_id IN "
-        "(SELECT message_id FROM turn WHERE place < :place); "
-        "DELETE FROM turn WHERE tenant = :tenant AND session_id = :session_id AND place < :place"
+        log._sql["trim_answers"]
+        + "DELETE FROM version WHERE tenant = :tenant AND session_id = :session_id AND message_id IN "
+        "(SELECT message_id FROM turn WHERE place NOT IN (SELECT place FROM events)); "
+        "DELETE FROM turn WHERE tenant = :tenant AND session_id = :session_id "
+        "AND place NOT IN (SELECT place FROM events)"
     )
 
 
@@ -328,7 +331,7 @@ def takes_a_repeat_for_a_sign_of_life(log: SqliteLog, _objects: SqliteObjects, _
 
     def admit(db: apsw.Connection, new: Any, queue_length_max: int, *, start: bool) -> Any:
         admission = real(db, new, queue_length_max, start=start)
-        log._run(db, "touch_session", {**sqlite.key_bindings(new.key), "at_ms": new.accepted_at_ms})
+        log._run(db, "touch_session", {**sqlite.key_bindings(new.key), "raised": 0, "at_ms": new.accepted_at_ms})
         return msgspec.structs.replace(admission, session=log._session(db, new.key))
 
     log._admit = admit

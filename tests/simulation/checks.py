@@ -429,8 +429,8 @@ class History:
     def _check_events(self) -> None:
         """ONE-STREAM, FINAL-AGREES: what is stored is the one stream of the attempt that was committed."""
         for row in self.query(
-            "SELECT t.session_id, t.message_id, t.version, t.answer, t.starts, e.lines FROM turn AS t "
-            "LEFT JOIN events AS e USING (tenant, session_id, message_id) WHERE t.status = 'committed'"
+            "SELECT t.session_id, t.message_id, t.version, e.answer, t.starts, e.lines FROM turn AS t "
+            "LEFT JOIN events AS e USING (tenant, session_id, place) WHERE t.status = 'committed'"
         ):
             if row["lines"] is None:
                 raise Violated("L9", "the events of a committed message are not kept", row)

@@ -54,7 +54,7 @@ class Disk:
         self.deaths_after_commit = 0
 
     def database(
-        self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int
+        self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int, is_quick: bool = False
     ) -> "SimulatedDatabase":
         """Stand in for ``DatabaseThread``: a thread of the process that asks."""
         process = SimulatedLoop.strand().process

@@ -460,7 +460,7 @@ _MUTANTS: Final = (
         "delete answers that are to be kept",
         breaks="L9",
         seed=100000,
-        edits=(Edit("store.sqlite:SqliteLog._trim_answers", "max(retain_answers, 1) - 1", "0"),),
+        edits=(Edit("store.sqlite:SqliteLog._trim_answers", "max(retain_answers, 1)", "1"),),
     ),
     # --- the disk ---
     Mutant(

@@ -305,7 +305,7 @@ class Log(Protocol):
         """Delete what retention no longer keeps.
 
         That is whole chains of which no version is within *retain_versions* of the head,
-        and answers and events of turns before the last *retain_answers* finished ones.
+        and all answers and events but those of the last *retain_answers* committed turns.
 
         What is needed to rebuild the head and the version before it always stays.
         """

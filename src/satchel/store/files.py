@@ -18,6 +18,7 @@ import msgspec
 from satchel.errors import StoreFormatUnknown, StoreInUse, StoreUnavailable
 from satchel.model import rfc3339
 from satchel.store.statements import schema
+from satchel.store.thread import BUSY_MS
 
 FORMAT: Final = 1
 """Rises with every change to the schema. A newer file is refused by name."""
@@ -28,9 +29,6 @@ APPLICATION_ID: Final = 0x53744368
 _LOG_PAGE_BYTES: Final = 4096
 _OBJECTS_PAGE_BYTES: Final = 16384
 """Objects are read and written a megabyte at a time."""
-
-_BUSY_MS: Final = 5000
-"""Only a reader from outside (a backup, a shell) can make us wait: both files have one writer."""
 
 
 def objects_path(path: Path) -> Path:
@@ -133,7 +131,7 @@ def connect_reader(path: Path) -> apsw.Connection:
 
 
 def _tune(connection: apsw.Connection) -> None:
-    connection.set_busy_timeout(_BUSY_MS)
+    connection.set_busy_timeout(BUSY_MS)
     # Else SQLite prepares a cached statement anew for every value bound where a
     # partial index might apply: ten times the cost of reading a turn.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)

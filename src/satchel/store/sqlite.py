@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import apsw
+import msgspec
 
 from satchel.errors import (
     AgentMismatch,
@@ -120,7 +121,7 @@ class SqliteLog:
         self._sql = statements("log")
         self._witness = ObjectWitness(path)
         self._writer = database(
-            lambda: connect_log(path), name="satchel-log-writer", begin=WRITE, group_max=GROUP_COMMIT_MAX
+            lambda: connect_log(path), name="satchel-log-writer", begin=WRITE, group_max=GROUP_COMMIT_MAX, is_quick=True
         )
         self._reader = database(lambda: connect_reader(path), name="satchel-log-reader", begin=READ, group_max=1)
 
@@ -175,78 +176,90 @@ class SqliteLog:
 
     def _admit(self, db: apsw.Connection, new: NewTurn, queue_length_max: int, *, start: bool) -> Admission:
         session = self._find_session(db, new.key)
-        spec = self._resolve_agent(db, new, session)
+        spec, place, known = self._arrived(db, new, session)
         digest = request_digest(text=new.text, metadata=new.metadata, agent=spec.name)
         busy = Busy(session.running_message_id, session.waiting) if session else Busy(None, 0)
         arrival = admit(
-            self._known(db, new),
+            known,
             busy,
             request_digest=digest,
             on_busy=new.on_busy or spec.on_busy,
             queue_length_max=queue_length_max,
         )
-        if arrival is not Arrival.REPEAT:
-            bindings: Bindings = {
-                **key_bindings(new.key),
-                "message_id": new.message_id,
-                "agent": spec.name,
-                "state_id": first_state_id(new.key),
-                "request_digest": digest,
-                "metadata": json_text(new.metadata),
-                "text": new.text,
-                "at_ms": new.accepted_at_ms,
-                "place": self._one(db, "next_place", key_bindings(new.key))[0],
-            }
-            if session is None:
-                self._run(db, "insert_session", bindings)
-            self._run(db, "insert_turn" if arrival is Arrival.NEW else "resend_turn", bindings)
-            self._run(db, "touch_session", bindings)
-            if start and not busy.is_busy:
-                self._run_turn(db, bindings)
+        if arrival is Arrival.REPEAT:
+            turn, session = self._turn(db, new.key, new.message_id), self._session(db, new.key)
+            return Admission(turn=turn, session=session, is_repeat=True)
+        is_started = start and not busy.is_busy
+        bindings: Bindings = {
+            **key_bindings(new.key),
+            "message_id": new.message_id,
+            "agent": spec.name,
+            "request_digest": digest,
+            "metadata": json_text(new.metadata),
+            "text": new.text,
+            "at_ms": new.accepted_at_ms,
+            "place": place,
+            "status": (TurnStatus.RUNNING if is_started else TurnStatus.QUEUED).value,
+            "started": int(is_started),
+            "raised": int(is_started),
+        }
+        if session is None:
+            self._run(db, "insert_session", bindings | {"state_id": first_state_id(new.key)})
+        epoch = self._one(db, "touch_session", bindings)[0]
+        bindings["epoch"] = epoch if is_started else None
+        self._run(db, "insert_turn" if arrival is Arrival.NEW else "resend_turn", bindings)
+        if session is None or arrival is Arrival.RESEND:
+            turn, session = self._turn(db, new.key, new.message_id), self._session(db, new.key)
+            return Admission(turn=turn, session=session, is_repeat=False)
         return Admission(
-            turn=self._turn(db, new.key, new.message_id),
-            session=self._session(db, new.key),
-            is_repeat=arrival is Arrival.REPEAT,
+            turn=_new_turn(new, spec, place, epoch=epoch if is_started else None),
+            session=msgspec.structs.replace(
+                session,
+                epoch=epoch,
+                waiting=session.waiting + (not is_started),
+                running_message_id=new.message_id if is_started else session.running_message_id,
+                updated_at_ms=max(session.updated_at_ms, new.accepted_at_ms),
+            ),
+            is_repeat=False,
         )
 
-    def _resolve_agent(self, db: apsw.Connection, new: NewTurn, session: Session | None) -> AgentSpec:
-        """Return the agent that a message goes to: its session's, the one it names, or the only one."""
+    def _arrived(
+        self, db: apsw.Connection, new: NewTurn, session: Session | None
+    ) -> tuple[AgentSpec, int, Known | None]:
+        """Return the agent that a message goes to, the next place in its session, and the message if it is known.
+
+        The agent is the session's, the one that the message names, or the only one.
+        """
         if session is not None and new.agent not in {None, session.agent}:
             raise AgentMismatch(f"The session belongs to agent {session.agent!r}.", agent=session.agent)
-        name = session.agent if session is not None else new.agent
-        if name is None:
-            rows = self._all(db, "agents", {"tenant": new.key.tenant})
-            if len(rows) != 1:
-                raise InvalidRequest(
-                    f"A new session must name its agent: {len(rows)} agents are known.",
-                    hint="Send agent.",
-                    field="agent",
-                    agents=[row[0] for row in rows],
-                )
-            return agent_row(rows[0])
-        row = self._maybe(db, "agent", {"tenant": new.key.tenant, "agent": name})
+        name = session.agent if session is not None else new.agent or self._only_agent(db, new.key.tenant)
+        row = self._maybe(db, "arrival", {"agent": name, **key_bindings(new.key), "message_id": new.message_id})
         if row is None:
             raise AgentNotFound(f"No worker has ever registered agent {name!r}.", agent=name)
-        return agent_row(row)
+        *agent, place, status, digest = row
+        return agent_row(tuple(agent)), place, None if status is None else Known(TurnStatus(status), digest)
 
-    def _known(self, db: apsw.Connection, new: NewTurn) -> Known | None:
-        row = self._maybe(db, "known_request", {**key_bindings(new.key), "message_id": new.message_id})
-        return None if row is None else Known(TurnStatus(row[0]), row[1])
+    def _only_agent(self, db: apsw.Connection, tenant: Tenant) -> str:
+        rows = self._all(db, "agents", {"tenant": tenant})
+        if len(rows) != 1:
+            raise InvalidRequest(
+                f"A new session must name its agent: {len(rows)} agents are known.",
+                hint="Send agent.",
+                field="agent",
+                agents=[row[0] for row in rows],
+            )
+        return str(rows[0][0])
 
     async def start(self, key: SessionKey, message_id: MessageId) -> Started:
         def work(db: apsw.Connection) -> Started:
-            bindings: Bindings = {**key_bindings(key), "message_id": message_id}
+            bindings: Bindings = {**key_bindings(key), "message_id": message_id, "raised": 1, "at_ms": 0}
             first = self._maybe(db, "first_unfinished", key_bindings(key))
             check_start(self._turn(db, key, message_id), first=None if first is None else first[0])
-            self._run_turn(db, bindings)
+            epoch = self._one(db, "touch_session", bindings)[0]
+            self._run(db, "start_turn", bindings | {"epoch": epoch})
             return Started(turn=self._turn(db, key, message_id), session=self._session(db, key))
 
         return await self._writer.call(work)
-
-    def _run_turn(self, db: apsw.Connection, bindings: Bindings) -> None:
-        """Make a turn that is first in order the running one, under a new epoch."""
-        epoch = self._one(db, "raise_epoch", bindings)[0]
-        self._run(db, "start_turn", {**bindings, "epoch": epoch})
 
     async def requeue(self, key: SessionKey, message_id: MessageId, epoch: Epoch) -> Turn:
         def work(db: apsw.Connection) -> Turn:
@@ -285,7 +298,6 @@ class SqliteLog:
             "state_bytes": commit.state_bytes,
             "kind": commit.payload.payload.kind.value,
             "digest": commit.digest,
-            "answer": commit.answer,
             "at_ms": commit.finished_at_ms,
         }
         if commit.payload.payload.kind is PayloadKind.SNAPSHOT:
@@ -294,8 +306,15 @@ class SqliteLog:
         self._run(db, "insert_version", bindings)
         self._run(db, "move_head", bindings)
         self._run(db, "commit_turn", bindings)
-        self._insert_events(db, commit)
-        return self._turn(db, commit.key, commit.message_id)
+        self._insert_events(db, commit, place=turn.place)
+        return msgspec.structs.replace(
+            turn,
+            status=TurnStatus.COMMITTED,
+            epoch=None,
+            version=commit.name.version,
+            answer=commit.answer,
+            finished_at_ms=commit.finished_at_ms,
+        )
 
     def _is_repeated(self, db: apsw.Connection, commit: Commit) -> bool:
         """Tell whether exactly this commit was made: its reply may have been lost."""
@@ -303,11 +322,12 @@ class SqliteLog:
         made = self._maybe(db, "committed_name", bindings)
         return made == (commit.name.version, commit.name.state_id)
 
-    def _insert_events(self, db: apsw.Connection, commit: Commit) -> None:
+    def _insert_events(self, db: apsw.Connection, commit: Commit, *, place: int) -> None:
         events = commit.events
         bindings: Bindings = {
             **key_bindings(commit.key),
-            "message_id": commit.message_id,
+            "place": place,
+            "answer": commit.answer,
             "size": len(events.lines) if events.object is None else events.object.size,
             "object_hash": None if events.object is None else events.object.content_hash,
             "lines": events.lines if events.object is None else None,
@@ -339,9 +359,8 @@ class SqliteLog:
             "status": status.value,
             "error": error_text(error),
             "at_ms": now_ms,
+            "raised": int(turn.status is TurnStatus.RUNNING),
         }
-        if turn.status is TurnStatus.RUNNING:
-            self._run(db, "raise_epoch", bindings)
         self._run(db, "end_turn", bindings)
         self._run(db, "touch_session", bindings)
         return self._turn(db, turn.key, turn.message_id)
@@ -438,13 +457,7 @@ class SqliteLog:
             self._run(db, name, bindings)
 
     def _trim_answers(self, db: apsw.Connection, key: SessionKey, retain_answers: int) -> None:
-        offset: Bindings = {**key_bindings(key), "offset": max(retain_answers, 1) - 1}
-        oldest = self._maybe(db, "oldest_kept_answer", offset)
-        if oldest is None:
-            return
-        bindings: Bindings = {**key_bindings(key), "place": oldest[0]}
-        for name in ("trim_events", "trim_answers"):
-            self._run(db, name, bindings)
+        self._run(db, "trim_answers", {**key_bindings(key), "kept": max(retain_answers, 1)})
 
     async def named_objects(self, key: SessionKey) -> frozenset[bytes]:
         rows = await self._reader.call(lambda db: self._all(db, "named_objects", key_bindings(key)))
@@ -487,6 +500,28 @@ class SqliteLog:
 
     def _one(self, db: apsw.Connection, name: str, bindings: Bindings) -> Row:
         return self._all(db, name, bindings)[0]
+
+
+def _new_turn(new: NewTurn, spec: AgentSpec, place: int, *, epoch: Epoch | None) -> Turn:
+    """Return the row of a message that has just arrived; with an *epoch* it runs."""
+    return Turn(
+        key=new.key,
+        message_id=new.message_id,
+        place=place,
+        agent=spec.name,
+        text=new.text,
+        metadata=new.metadata,
+        status=TurnStatus.QUEUED if epoch is None else TurnStatus.RUNNING,
+        starts=int(epoch is not None),
+        starts_before=0,
+        epoch=epoch,
+        version=None,
+        answer=None,
+        error=None,
+        worker_deadline_ms=None,
+        accepted_at_ms=new.accepted_at_ms,
+        finished_at_ms=None,
+    )
 
 
 def _chain_after(session: Session, commit: Commit) -> Bindings:

@@ -1,4 +1,4 @@
-"""One SQLite connection in a thread of its own, with group commit.
+"""One SQLite connection with a thread of its own, and group commit.
 
 Calls that arrive while a transaction is being synced share the next one. Each call
 runs in a savepoint, so that one that raises undoes only itself; no caller hears
@@ -9,12 +9,17 @@ import asyncio
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import apsw
 
 from satchel.errors import InternalError, SatchelError, StoreUnavailable
+
+BUSY_MS: Final = 5000
+"""Only somebody from outside (a backup, a shell) can make us wait: a file has one writer."""
 
 Result = TypeVar("Result")
 Work = Callable[[apsw.Connection], Any]
@@ -73,27 +78,42 @@ class Database(Protocol):
 
 
 class MakesDatabases(Protocol):
-    """Makes a ``Database``: on a thread of its own, unless a test has its own idea of threads."""
+    """Makes a ``Database``: one with a thread of its own, unless a test has its own idea of threads.
+
+    *is_quick*: its statements are few and short, so that they may run on the caller's
+    loop; only the wait for the disk needs the thread.
+    """
 
     def __call__(
-        self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int
+        self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int, is_quick: bool = False
     ) -> Database: ...
 
 
 class DatabaseThread:
-    """A ``Database`` in a thread of its own.
+    """A ``Database`` with a thread of its own.
+
+    All of a group's work runs in the thread, or, if *is_quick*, on the loop, and the
+    thread begins at the commit. A statement lets the interpreter's lock go: in a
+    thread beside a busy loop, each would wait for its turn anew.
 
     ``open`` before use, ``close`` after. Only the event loop that opened it may call.
     """
 
-    def __init__(self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int) -> None:
+    def __init__(
+        self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int, is_quick: bool = False
+    ) -> None:
         self._connect = connect
         self._begin = begin
         self._group_max = group_max
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._is_quick = is_quick
+        self._waiting: deque[Call] = deque()
+        self._is_running = False
+        """A group is in the thread, or about to be made."""
+        self._steps: queue.SimpleQueue[Callable[[apsw.Connection], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._opened: asyncio.Future[None]
+        self._connection: apsw.Connection
         self._is_closed = False
 
     async def open(self) -> None:
@@ -105,7 +125,7 @@ class DatabaseThread:
             await asyncio.shield(self._opened)
         except BaseException:
             self._is_closed = True
-            self._calls.put(None)
+            self._steps.put(None)
             raise
 
     async def call(self, work: Callable[[apsw.Connection], Result]) -> Result:
@@ -117,7 +137,10 @@ class DatabaseThread:
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
         call = Call(work, self._loop.create_future())
-        self._calls.put(call)
+        self._waiting.append(call)
+        if not self._is_running:
+            self._is_running = True
+            self._loop.call_soon(self._next_group)  # what else is called in this pass of the loop comes along
         result: Result = await call.future
         return result
 
@@ -129,65 +152,109 @@ class DatabaseThread:
         """Finish the calls that were made, and disconnect. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
-            self._calls.put(None)
+            if not self._is_running:
+                self._steps.put(None)
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
+
+    def _next_group(self) -> None:
+        """Run the calls that wait, up to a bound."""
+        group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._group_max))]
+        if not group:
+            self._is_running = False
+            if self._is_closed:
+                self._steps.put(None)
+            return
+        if self._is_quick and self._has_begun():
+            work_group(self._connection, group)
+            self._steps.put(partial(self._finish, commit_group, group))
+        else:
+            self._steps.put(partial(self._finish, self._run_patiently, group))
+
+    def _has_begun(self) -> bool:
+        """Begin a transaction at once; False if another process is in one: the thread waits for it."""
+        try:
+            self._connection.execute(self._begin)
+        except apsw.Error:  # if it is more than that, the thread meets it again and tells
+            return False
+        return True
+
+    def _ended(self, group: list[Call]) -> None:
+        for call in group:
+            call.resolve()
+        self._loop.call_soon(self._next_group)  # what those who waited call next comes along
 
     # --- in the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            connection = self._connect()
+            self._connection = self._connect()
+            self._connection.set_busy_timeout(0)
         except BaseException as error:  # noqa: BLE001  # whoever opens the store hears of it
-            self._loop.call_soon_threadsafe(self._fail_open, translated(error))
+            self._loop.call_soon_threadsafe(self._opened.set_exception, translated(error))
             return
         self._loop.call_soon_threadsafe(self._opened.set_result, None)
         try:
-            while group := self._next_group():
-                run_group(connection, self._begin, group)
-                self._loop.call_soon_threadsafe(_resolve, group)
+            while step := self._steps.get():
+                step(self._connection)
         finally:
-            connection.close()
+            self._connection.close()
 
-    def _fail_open(self, error: BaseException) -> None:
-        self._opened.set_exception(error)
+    def _finish(
+        self,
+        step: Callable[[apsw.Connection, list[Call]], None],
+        group: list[Call],
+        connection: apsw.Connection,
+    ) -> None:
+        step(connection, group)
+        self._loop.call_soon_threadsafe(self._ended, group)
 
-    def _next_group(self) -> list[Call]:
-        """Wait for a call, and take all that have arrived with it. Empty: the thread ends."""
-        first = self._calls.get()
-        if first is None:
-            return []
-        group = [first]
-        while len(group) < self._group_max:
-            try:
-                call = self._calls.get_nowait()
-            except queue.Empty:
-                break
-            if call is None:
-                self._calls.put(None)  # nothing comes after it: end after this group
-                break
-            group.append(call)
-        return group
-
-
-def _resolve(group: list[Call]) -> None:
-    for call in group:
-        call.resolve()
+    def _run_patiently(self, connection: apsw.Connection, group: list[Call]) -> None:
+        """Run a group's work and commit it, once whoever holds the file's lock lets it go."""
+        connection.set_busy_timeout(BUSY_MS)
+        run_group(connection, self._begin, group)
+        connection.set_busy_timeout(0)
 
 
 def run_group(connection: apsw.Connection, begin: str, group: list[Call]) -> None:
     """Run *group* in one transaction. If that fails, every call of it failed."""
     try:
         connection.execute(begin)
+    except BaseException as error:  # noqa: BLE001  # every caller of the group waits for an outcome
+        _fail(connection, group, error)
+        return
+    work_group(connection, group)
+    commit_group(connection, group)
+
+
+def work_group(connection: apsw.Connection, group: list[Call]) -> None:
+    """Run the work of *group* in the open transaction. If that ends, every call of it failed."""
+    try:
+        if len(group) == 1:  # alone: what it did is undone with the transaction
+            group[0].result = group[0].work(connection)
+            return
         for call in group:
             _run_call(connection, call)
+    except BaseException as error:  # noqa: BLE001  # the same
+        _fail(connection, group, error)
+
+
+def commit_group(connection: apsw.Connection, group: list[Call]) -> None:
+    """Make *group* durable, unless its transaction ended before. If that fails, every call of it failed."""
+    if not connection.in_transaction:
+        return
+    try:
         connection.execute("COMMIT")
-    except BaseException as error:  # noqa: BLE001  # every caller of the group waits for an outcome
-        for call in group:
-            call.error = translated(error)
-        with contextlib.suppress(apsw.Error):  # a transaction that cannot end makes the next BEGIN say so
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+    except BaseException as error:  # noqa: BLE001  # the same
+        _fail(connection, group, error)
+
+
+def _fail(connection: apsw.Connection, group: list[Call], error: BaseException) -> None:
+    for call in group:
+        call.error = translated(error)
+    with contextlib.suppress(apsw.Error):  # a transaction that cannot end makes the next BEGIN say so
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _run_call(connection: apsw.Connection, call: Call) -> None:

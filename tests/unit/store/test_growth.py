@@ -42,7 +42,6 @@ async def weigh(store: Store) -> dict[str, int]:
             "versions": db.execute("SELECT max(n) FROM (SELECT count(*) AS n FROM version GROUP BY session_id)").get,
             "snapshots": db.execute("SELECT max(n) FROM (SELECT count(*) AS n FROM snapshot GROUP BY session_id)").get,
             "events": db.execute("SELECT max(n) FROM (SELECT count(*) AS n FROM events GROUP BY session_id)").get,
-            "answers": db.execute("SELECT max(n) FROM (SELECT count(answer) AS n FROM turn GROUP BY session_id)").get,
         }
 
     assert isinstance(store.log, SqliteLog)
@@ -64,7 +63,6 @@ async def test_storage_does_not_grow_with_the_number_of_turns(tmp_path: Path):
         assert weight["versions"] <= 2 * COMPACT_DELTAS_MIN + RETAIN_VERSIONS
         assert weight["snapshots"] <= 3
         assert weight["events"] <= RETAIN_ANSWERS + COMPACT_DELTAS_MIN
-        assert weight["answers"] <= RETAIN_ANSWERS + COMPACT_DELTAS_MIN
         assert weight["object_bytes"] <= SESSIONS * 3 * SNAPSHOT_BYTES
 
     for script in scripts:

@@ -35,7 +35,7 @@ class LostError(Exception):
 class SameThread:
     """A ``Database`` without a thread: calls made at once share a transaction, and their order is theirs."""
 
-    def __init__(self, connect: Callable[[], apsw.Connection], *, begin: str, group_max: int, **_name: str) -> None:
+    def __init__(self, connect: Callable[[], apsw.Connection], *, begin: str, group_max: int, **_rest: object) -> None:
         self._connect = connect
         self._begin = begin
         self._group_max = group_max

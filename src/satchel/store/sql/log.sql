@@ -26,10 +26,16 @@ ON CONFLICT DO UPDATE SET
 SELECT name, schema_number, schema_fingerprint, schema_min, turn_timeout_s, max_attempts, on_busy
 FROM agent WHERE tenant = :tenant ORDER BY name;
 
--- name: agent
--- One agent as last registered.
-SELECT name, schema_number, schema_fingerprint, schema_min, turn_timeout_s, max_attempts, on_busy
-FROM agent WHERE tenant = :tenant AND name = :agent;
+-- name: arrival
+-- What a message meets: its agent as last registered, the end of its session's order, and itself if it is known.
+SELECT a.name, a.schema_number, a.schema_fingerprint, a.schema_min, a.turn_timeout_s, a.max_attempts, a.on_busy,
+    (
+        SELECT coalesce(max(place), 0) + 1 FROM turn AS o WHERE o.tenant = :tenant AND o.session_id = :session_id
+    ) AS place,
+    t.status, t.request_digest
+FROM agent AS a
+LEFT JOIN turn AS t ON t.tenant = :tenant AND t.session_id = :session_id AND t.message_id = :message_id
+WHERE a.tenant = :tenant AND a.name = :agent;
 
 -- name: insert_session
 -- A session begins with its first message.
@@ -50,35 +56,26 @@ WHERE tenant = :tenant AND session_id > :after AND (:agent IS NULL OR agent = :a
 ORDER BY session_id LIMIT :limit;
 
 -- name: touch_session
--- A session changed at a time.
-UPDATE session SET updated_at_ms = max(updated_at_ms, :at_ms) WHERE tenant = :tenant AND session_id = :session_id;
-
--- name: raise_epoch
--- Fence out every attempt that was started before.
-UPDATE session SET epoch = epoch + 1 WHERE tenant = :tenant AND session_id = :session_id RETURNING epoch;
-
--- name: known_request
--- What tells a repeated message from a reused ID.
-SELECT status, request_digest FROM turn
-WHERE tenant = :tenant AND session_id = :session_id AND message_id = :message_id;
-
--- name: next_place
--- The end of a session's order.
-SELECT coalesce(max(place), 0) + 1 FROM turn WHERE tenant = :tenant AND session_id = :session_id;
+-- A session changed at a time; if its epoch rose, every attempt that was started before is fenced out.
+UPDATE session SET epoch = epoch + :raised, updated_at_ms = max(updated_at_ms, :at_ms)
+WHERE tenant = :tenant AND session_id = :session_id RETURNING epoch;
 
 -- name: insert_turn
--- A message enters its session's order.
+-- A message enters its session's order, and perhaps runs at once.
 INSERT INTO turn (
-    tenant, session_id, message_id, place, status, starts, starts_before, accepted_at_ms, request_digest, metadata, text
+    tenant, session_id, message_id, place, status, starts, starts_before, epoch, accepted_at_ms, request_digest,
+    metadata, text
 )
-VALUES (:tenant, :session_id, :message_id, :place, 'queued', 0, 0, :at_ms, :request_digest, :metadata, :text);
+VALUES (
+    :tenant, :session_id, :message_id, :place, :status, :started, 0, :epoch, :at_ms, :request_digest, :metadata, :text
+);
 
 -- name: resend_turn
 -- A failed message enters the order again, with a new count of attempts. If it never
 -- started since it was last sent, its end has used up the number of a start.
 UPDATE turn SET
-    place = :place, status = 'queued', error = NULL, finished_at_ms = NULL, worker_deadline_ms = NULL,
-    starts = starts + (starts = starts_before), starts_before = starts + (starts = starts_before)
+    place = :place, status = :status, epoch = :epoch, error = NULL, finished_at_ms = NULL, worker_deadline_ms = NULL,
+    starts = starts + (starts = starts_before) + :started, starts_before = starts + (starts = starts_before)
 WHERE tenant = :tenant AND session_id = :session_id AND message_id = :message_id;
 
 -- name: turn
@@ -123,10 +120,9 @@ UPDATE turn SET status = :status, epoch = NULL, error = :error, worker_deadline_
 WHERE tenant = :tenant AND session_id = :session_id AND message_id = :message_id;
 
 -- name: commit_turn
--- A turn ends with a version and its answer.
+-- A turn ends with a version.
 UPDATE turn SET
-    status = 'committed', epoch = NULL, version = :version, state_id = :state_id, answer = :answer,
-    finished_at_ms = :at_ms
+    status = 'committed', epoch = NULL, version = :version, state_id = :state_id, finished_at_ms = :at_ms
 WHERE tenant = :tenant AND session_id = :session_id AND message_id = :message_id;
 
 -- name: committed_name
@@ -160,14 +156,15 @@ UPDATE session SET
 WHERE tenant = :tenant AND session_id = :session_id;
 
 -- name: insert_events
--- A committed turn's events.
-INSERT INTO events (tenant, session_id, message_id, size, object_hash, lines)
-VALUES (:tenant, :session_id, :message_id, :size, :object_hash, :lines);
+-- A committed turn's answer and events.
+INSERT INTO events (tenant, session_id, place, answer, size, object_hash, lines)
+VALUES (:tenant, :session_id, :place, :answer, :size, :object_hash, :lines);
 
 -- name: events
 -- A committed turn's events, unless retention took them.
-SELECT size, object_hash, lines FROM events
-WHERE tenant = :tenant AND session_id = :session_id AND message_id = :message_id;
+SELECT e.size, e.object_hash, e.lines FROM turn AS t
+JOIN events AS e USING (tenant, session_id, place)
+WHERE t.tenant = :tenant AND t.session_id = :session_id AND t.message_id = :message_id;
 
 -- name: snapshot_link
 -- The newest snapshot at or below a version, as the first link of a chain.
@@ -232,24 +229,12 @@ DELETE FROM version WHERE tenant = :tenant AND session_id = :session_id AND vers
 -- Delete the bases of older chains: nothing stands on them any more.
 DELETE FROM snapshot WHERE tenant = :tenant AND session_id = :session_id AND version < :base;
 
--- name: oldest_kept_answer
--- The place of the last finished turn whose answer is kept.
-SELECT place FROM turn
-WHERE tenant = :tenant AND session_id = :session_id AND status IN ('committed', 'failed', 'cancelled')
-ORDER BY place DESC LIMIT 1 OFFSET :offset;
-
--- name: trim_events
--- Delete the events of turns before a place.
-DELETE FROM events
-WHERE tenant = :tenant AND session_id = :session_id AND message_id IN (
-    SELECT t.message_id FROM turn AS t
-    WHERE t.tenant = :tenant AND t.session_id = :session_id AND t.answer IS NOT NULL AND t.place < :place
-);
-
 -- name: trim_answers
--- Delete the answers of turns before a place.
-UPDATE turn SET answer = NULL
-WHERE tenant = :tenant AND session_id = :session_id AND answer IS NOT NULL AND place < :place;
+-- Delete the answers and events of all but the newest turns.
+DELETE FROM events WHERE tenant = :tenant AND session_id = :session_id AND place <= (
+    SELECT place FROM events WHERE tenant = :tenant AND session_id = :session_id
+    ORDER BY place DESC LIMIT 1 OFFSET :kept
+);
 
 -- name: named_objects
 -- Every object that a row of a session names.

@@ -70,7 +70,6 @@ CREATE TABLE turn (
     error TEXT,
     metadata TEXT,
     text TEXT NOT NULL,
-    answer TEXT,
     PRIMARY KEY (tenant, session_id, message_id),
     FOREIGN KEY (tenant, session_id) REFERENCES session (tenant, session_id) ON DELETE RESTRICT,
     CHECK ((status = 'running') = (epoch IS NOT NULL)),
@@ -86,9 +85,6 @@ CREATE INDEX turn_unfinished ON turn (tenant, session_id, place) WHERE status IN
 
 -- Two running turns of one session cannot be written.
 CREATE UNIQUE INDEX turn_running ON turn (tenant, session_id) WHERE status = 'running';
-
--- What retention has not taken yet.
-CREATE INDEX turn_answered ON turn (tenant, session_id, place) WHERE answer IS NOT NULL;
 
 -- The bases of chains: versions committed as a snapshot, and snapshots that compaction made.
 CREATE TABLE snapshot (
@@ -140,17 +136,18 @@ CREATE TABLE version (
     )
 ) STRICT;
 
--- A committed turn's events as JSON lines.
+-- A committed turn's answer, and its events as JSON lines. By place, so that retention takes the older ones.
 CREATE TABLE events (
     tenant TEXT NOT NULL,
     session_id TEXT NOT NULL,
-    message_id TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    answer TEXT NOT NULL,
     size INTEGER NOT NULL,
     object_hash BLOB,
     lines BLOB,
-    PRIMARY KEY (tenant, session_id, message_id),
-    FOREIGN KEY (tenant, session_id, message_id) REFERENCES turn (tenant, session_id, message_id)
-        ON DELETE RESTRICT,
+    PRIMARY KEY (tenant, session_id, place),
+    FOREIGN KEY (tenant, session_id, place) REFERENCES turn (tenant, session_id, place)
+        ON DELETE RESTRICT ON UPDATE RESTRICT,
     CHECK ((lines IS NULL) <> (object_hash IS NULL))
 ) STRICT;
 
@@ -176,10 +173,11 @@ SELECT
     s.created_at_ms, s.updated_at_ms
 FROM session AS s;
 
--- A turn as it is read: its row, and its session's agent.
+-- A turn as it is read: its row, its session's agent, and its answer if that is kept.
 CREATE VIEW turn_view AS
 SELECT
     t.tenant, t.session_id, t.message_id, t.place, s.agent, t.text, t.metadata, t.status, t.starts, t.starts_before,
-    t.epoch, t.version, t.answer, t.error, t.worker_deadline_ms, t.accepted_at_ms, t.finished_at_ms
+    t.epoch, t.version, e.answer, t.error, t.worker_deadline_ms, t.accepted_at_ms, t.finished_at_ms
 FROM turn AS t
-JOIN session AS s ON s.tenant = t.tenant AND s.session_id = t.session_id;
+JOIN session AS s ON s.tenant = t.tenant AND s.session_id = t.session_id
+LEFT JOIN events AS e ON e.tenant = t.tenant AND e.session_id = t.session_id AND e.place = t.place;
