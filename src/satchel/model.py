@@ -2,6 +2,7 @@
 
 import datetime as dt
 import enum
+import functools
 import hashlib
 import json
 import re
@@ -292,8 +293,13 @@ SEQ_PER_START: Final = 2**20
 
 def rfc3339(at_ms: int) -> str:
     """Return a time as RFC 3339 UTC with milliseconds: ``2026-01-31T09:30:00.125Z``."""
-    at = dt.datetime.fromtimestamp(at_ms // 1000, dt.UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
+    return f"{_rfc3339_second(at_ms // 1000)}.{at_ms % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=1024)
+def _rfc3339_second(at_s: int) -> str:
+    """Return a second without its zone; most are asked for many times."""
+    return dt.datetime.fromtimestamp(at_s, dt.UTC).isoformat()[:19]
 
 
 def canonical_json(value: object) -> bytes:

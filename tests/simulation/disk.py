@@ -57,6 +57,7 @@ class Disk:
         self, connect: Callable[[], apsw.Connection], *, name: str, begin: str, group_max: int, is_quick: bool = False
     ) -> "SimulatedDatabase":
         """Stand in for ``DatabaseThread``: a thread of the process that asks."""
+        del is_quick  # all of it is on its own strand: a group's work may come as late as its commit
         process = SimulatedLoop.strand().process
         database = SimulatedDatabase(self, process.strand(name), connect, begin, group_max)
         self._databases.append(database)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from satchel.cli import logs
+from satchel.cli import heap, logs
 from satchel.cli.options import DEFAULT_PORT, Level, LogLevel, key_from
 from satchel.hub.server import HubServer, base_url, listen, running, web_server
 from satchel.hub.settings import Keys, check_exposure
@@ -58,5 +58,6 @@ async def _serve(hub: HubServer, listening: socket.socket, *, has_keys: bool) ->
             typer.echo("keys   none: only this machine can call it")
         typer.echo(f"next   satchel worker APP.py --hub {url}")
 
+    heap.settle()
     async with running(hub):
         await web_server(hub, started=started).serve(sockets=[listening])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from satchel.cli import logs
+from satchel.cli import heap, logs
 from satchel.cli.options import DEFAULT_HUB, Level, LogLevel, key_from
 from satchel.limits import SLOTS_DEFAULT
 from satchel.worker.dial import websocket_dial
@@ -34,4 +34,5 @@ def worker(
     key = key_from(os.environ.get("SATCHEL_WORKER_KEY"), key_file, name="worker key")
     dial = websocket_dial(hub, key=key)
     workers = load_app(app)
+    heap.settle()
     serve_until_signalled(workers, dial=dial, slots=slots)

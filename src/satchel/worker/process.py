@@ -12,6 +12,8 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any, Final
 
+import uvloop
+
 from satchel.errors import SatchelError
 from satchel.limits import SLOTS_DEFAULT, STOP_S, WARM_BYTES_MAX
 from satchel.protocol.messages import AttemptName, Registered
@@ -96,7 +98,7 @@ def serve_until_signalled(
         if stuck:
             _leave(f"handlers did not stop: {', '.join(stuck)}")
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 @contextlib.contextmanager
@@ -173,7 +175,7 @@ class WorkerHost:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            uvloop.run(self._serve())
         except BaseException as error:  # noqa: BLE001  # the thread ends; whoever started it asks why
             self.failure = error
             if self._stop is not None:

@@ -1,6 +1,7 @@
 """Group commit: who shares a transaction, and who hears what when it fails."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -55,35 +56,30 @@ class DiskFile(apsw.VFSFile):
 class Numbers:
     """A table of numbers behind one writer thread."""
 
-    def __init__(self, path: Path, disk: Disk) -> None:
+    def __init__(self, path: Path, disk: Disk, *, is_quick: bool) -> None:
         self.disk = disk
         self.path = path
         self.thread = DatabaseThread(
-            self.connect, name="test-writer", begin="BEGIN IMMEDIATE", group_max=GROUP_COMMIT_MAX
+            self.connect, name="test-writer", begin="BEGIN IMMEDIATE", group_max=GROUP_COMMIT_MAX, is_quick=is_quick
         )
-        self.gate = threading.Event()
 
     def connect(self) -> apsw.Connection:
         db = apsw.Connection(str(self.path), vfs=self.disk.name)
         db.pragma("journal_mode", "wal")
         db.pragma("synchronous", "full")
         db.execute("CREATE TABLE IF NOT EXISTS number (n INTEGER PRIMARY KEY, filling BLOB) STRICT")
+        db.execute("CREATE TABLE IF NOT EXISTS hold (n INTEGER PRIMARY KEY) STRICT")
         return db
 
     def insert(self, n: int) -> asyncio.Task[None]:
         return asyncio.create_task(self.thread.call(lambda db: _insert(db, n)))
 
-    async def hold(self) -> asyncio.Task[bool]:
-        """Keep the thread busy until the gate opens, so that what is asked from now on is one group."""
-        is_busy = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def wait(_db: apsw.Connection) -> bool:
-            loop.call_soon_threadsafe(is_busy.set)
-            return self.gate.wait()
-
-        held = asyncio.create_task(self.thread.call(wait))
-        await is_busy.wait()
+    async def hold(self) -> asyncio.Task[None]:
+        """Keep a write in its sync until the gate opens, so that what is asked from now on is one group."""
+        self.disk.gate.clear()
+        reached = self.disk.waiting()
+        held = asyncio.create_task(self.thread.call(lambda db: db.execute("INSERT INTO hold (n) VALUES (NULL)").get))
+        await reached
         return held
 
     async def read(self) -> list[int]:
@@ -94,15 +90,14 @@ def _insert(db: apsw.Connection, n: int) -> None:
     db.execute("INSERT INTO number (n) VALUES (?)", (n,))
 
 
-@pytest.fixture
-async def numbers(tmp_path: Path) -> AsyncIterator[Numbers]:
+@pytest.fixture(params=[False, True], ids=["thread", "loop"])
+async def numbers(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Numbers]:
     disk = Disk(f"disk-{tmp_path.name}")
-    numbers = Numbers(tmp_path / "numbers.db", disk)
+    numbers = Numbers(tmp_path / "numbers.db", disk, is_quick=request.param)
     await numbers.thread.open()
     yield numbers
     disk.is_broken = False
     disk.gate.set()
-    numbers.gate.set()
     await numbers.thread.close()
     disk.unregister()
 
@@ -112,8 +107,9 @@ async def grouped(numbers: Numbers, *values: int) -> list[object]:
     held = await numbers.hold()
     tasks = [numbers.insert(value) for value in values]
     await asyncio.sleep(0)  # let each task make its call
-    numbers.gate.set()
-    await held
+    numbers.disk.gate.set()
+    await asyncio.wait({held})
+    held.exception()  # seen: a broken disk fails it, too
     return list(await asyncio.gather(*tasks, return_exceptions=True))
 
 
@@ -124,10 +120,10 @@ async def test_calls_that_wait_share_one_sync(numbers: Numbers):
     await asyncio.sleep(0)
     before = numbers.disk.syncs
 
-    numbers.gate.set()
+    numbers.disk.gate.set()
     await asyncio.gather(held, *tasks)
 
-    assert numbers.disk.syncs == before + 1
+    assert numbers.disk.syncs == before + 2  # the held one's, and theirs
     assert len(await numbers.read()) == GROUP_COMMIT_MAX
 
 
@@ -152,10 +148,10 @@ async def test_a_group_has_a_bound(numbers: Numbers):
     await asyncio.sleep(0)
     before = numbers.disk.syncs
 
-    numbers.gate.set()
+    numbers.disk.gate.set()
     await asyncio.gather(held, *tasks)
 
-    assert numbers.disk.syncs == before + 2
+    assert numbers.disk.syncs == before + 3  # the held one's, and two
 
 
 async def test_a_call_that_raises_undoes_only_itself(numbers: Numbers):
@@ -168,7 +164,7 @@ async def test_a_call_that_raises_undoes_only_itself(numbers: Numbers):
     held = await numbers.hold()
     tasks = [numbers.insert(1), asyncio.create_task(numbers.thread.call(write_then_refuse)), numbers.insert(3)]
     await asyncio.sleep(0)
-    numbers.gate.set()
+    numbers.disk.gate.set()
     await held
 
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -184,7 +180,7 @@ async def test_calls_take_effect_in_the_order_in_which_they_were_made(numbers: N
     tasks = [asyncio.create_task(numbers.thread.call(lambda _db, n=n: seen.append(n))) for n in range(600)]
     await asyncio.sleep(0)
 
-    numbers.gate.set()
+    numbers.disk.gate.set()
     await asyncio.gather(held, *tasks)
 
     assert seen == list(range(600))
@@ -220,7 +216,7 @@ async def test_a_full_disk_loses_no_acknowledged_call(numbers: Numbers):
     held = await numbers.hold()
     tasks = [numbers.insert(1), asyncio.create_task(numbers.thread.call(fill)), numbers.insert(3)]
     await asyncio.sleep(0)
-    numbers.gate.set()
+    numbers.disk.gate.set()
     await held
 
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -247,7 +243,7 @@ async def test_a_caller_that_leaves_does_not_undo_its_call(numbers: Numbers):
     await asyncio.sleep(0)
     left.cancel()
 
-    numbers.gate.set()
+    numbers.disk.gate.set()
     await asyncio.gather(held, stayed)
 
     assert await numbers.read() == [1, 2]
@@ -261,7 +257,7 @@ async def test_closing_finishes_what_was_asked(numbers: Numbers):
     closing = asyncio.create_task(numbers.thread.close())
     await asyncio.sleep(0)
 
-    numbers.gate.set()
+    numbers.disk.gate.set()
     await asyncio.gather(held, *tasks, closing)
 
     with apsw.Connection(str(numbers.path)) as db:
@@ -289,3 +285,19 @@ async def test_what_connecting_raises_reaches_the_opener():
     with pytest.raises(StoreUnavailable):
         await thread.open()
     await thread.close()
+
+
+async def test_somebody_elses_transaction_holds_a_group_and_not_the_loop(numbers: Numbers):
+    """A backup that locks the file for a moment costs its writers that moment, and nobody else."""
+    with contextlib.closing(apsw.Connection(str(numbers.path))) as other:
+        other.execute("BEGIN IMMEDIATE; INSERT INTO number (n) VALUES (7)")
+
+        written = numbers.insert(1)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        was_done = written.done()
+        other.execute("COMMIT")
+        await written
+
+        assert not was_done
+        assert await numbers.read() == [1, 7]
