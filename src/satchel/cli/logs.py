@@ -2,8 +2,13 @@
 
 import json
 import logging
+import re
+import time
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+_QUOTED = re.compile(r'[ "=\n]')
 
 
 class FactsFormatter(logging.Formatter):
@@ -11,15 +16,29 @@ class FactsFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+        self._second, self._time = 0, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # its name
+        """Return the local time with milliseconds; its second is written once for all of its records."""
+        del datefmt
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._time = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return f"{self._time},{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the base class's name
-        facts = (f" {name}={_shown(value)}" for name, value in vars(record).items() if name not in _STANDARD)
+        facts = [f" {name}={_shown(value)}" for name, value in vars(record).items() if name not in _STANDARD]
         return super().formatMessage(record) + "".join(facts)
 
 
 def _shown(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if text and not set(text) & set(' "=\n') else json.dumps(text)
+    if isinstance(value, str):
+        text = value
+    elif type(value) in {int, float}:
+        return repr(value)
+    else:
+        text = json.dumps(value, default=str)
+    return json.dumps(text) if not text or _QUOTED.search(text) else text
 
 
 def configure(level: str) -> None:

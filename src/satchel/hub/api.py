@@ -6,17 +6,18 @@ quarter of a framework's streaming response.
 
 import asyncio
 import math
-import uuid
+import random
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from satchel.errors import (
     AnswerExpired,
@@ -61,6 +62,7 @@ RETRY_AFTER_S = 1
 """What ``Retry-After`` says: a queue moves or a worker joins within about this."""
 
 
+_chance: Final = random.Random()  # noqa: S311  # seeded by the kernel; nothing is hidden in it
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
@@ -88,9 +90,7 @@ class Api:
         key = self._session_key(request, writes=True)
         form = _answer_form(request)
         body = _decoded(MessageBody, await _body(request))
-        message_id = MessageId(
-            uuid.uuid4().hex if body.message_id is None else checked_id(body.message_id, "message_id")
-        )
+        message_id = MessageId(_new_id() if body.message_id is None else checked_id(body.message_id, "message_id"))
         hub = self._coordinator()
         delivery = await hub.send(_new_turn(key, message_id, body, now_ms=hub.clock.now_ms()))
         headers = {
@@ -253,6 +253,7 @@ def create_app(
             Route("/openapi.json", api.openapi, methods=["GET"]),
             WebSocketRoute("/v1/worker", serve_link),
         ],
+        middleware=[Middleware(MessagesFirst, api=api)],
         exception_handlers={
             SatchelError: _refuse,
             HTTPException: _refuse_route,
@@ -261,6 +262,32 @@ def create_app(
     )
     app.router.redirect_slashes = False  # one form of a path; its redirect decodes any query
     return app
+
+
+class MessagesFirst:
+    """Takes ``POST .../messages`` out of the router's hands: every turn passes here, and matching costs as much."""
+
+    def __init__(self, app: ASGIApp, *, api: Api) -> None:
+        self._app = app
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["path"].split("/") if _is_plain_post(scope) else ():
+            case ["", "v1", "sessions", session_id, "messages"] if session_id:
+                request = Request({**scope, "path_params": {"session_id": session_id}}, receive)
+                answer: Response | EventStream
+                try:
+                    answer = await self._api.post_message(request)
+                except SatchelError as error:
+                    answer = _refusal(error)
+                await answer(scope, receive, send)
+            case _:
+                await self._app(scope, receive, send)
+
+
+def _is_plain_post(scope: Scope) -> bool:
+    """Tell whether this is a POST to a hub that is not mounted below another app's path."""
+    return scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path")
 
 
 class EventStream:
@@ -340,6 +367,11 @@ async def _no_body(request: Request) -> None:
             raise InvalidRequest("This request takes no body.")
 
 
+def _new_id() -> str:
+    """Return an ID that no other message has. It is no secret, so it need not ask the kernel each time."""
+    return f"{_chance.getrandbits(128):032x}"
+
+
 def _decoded(kind: type[Body], body: bytes) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
@@ -407,6 +439,8 @@ def _answer_form(request: Request) -> str:
         "*/*": "lines",
     }
     accept = request.headers.get("accept", "*/*") or "*/*"
+    if accept == "*/*":
+        return "lines"
     for media_range in sorted(accept.split(","), key=_quality, reverse=True):
         form = forms.get(media_range.partition(";")[0].strip().lower())
         if form is not None:

@@ -85,6 +85,9 @@ class Coordinator:
         self._one_compaction = asyncio.Semaphore(1)
         self._rebuilder = rebuilder or Rebuilder()
         self._is_open = False
+        telemetry.workers.set_function(lambda: len(list(self.fleet)))
+        telemetry.running.set_function(lambda: sum(len(member.busy) for member in self.fleet))
+        telemetry.sessions.set_function(lambda: len(self._runners))
 
     async def open(self) -> None:
         """Take up every unfinished turn of the store, and start the background work."""
@@ -219,11 +222,9 @@ class Coordinator:
 
     def _run(self, runner: SessionRunner) -> None:
         async def run() -> None:
-            self.telemetry.sessions.inc()
             try:
                 await runner.run()
             finally:
-                self.telemetry.sessions.dec()
                 self._runners.pop(runner.key, None)
 
         self._spawn(run())
@@ -260,7 +261,6 @@ class Coordinator:
         replaced = self.fleet.join(member)
         if replaced is not None:
             self._lose(replaced)
-        self.telemetry.workers.set(len(list(self.fleet)))
         adopted = []
         for name in register.attempts:
             runner = self._runners.get(SessionKey(member.tenant, name.session_id))
@@ -294,7 +294,6 @@ class Coordinator:
     def leave(self, member: Member) -> None:
         """Lose a worker whose link is closed: its attempts run again elsewhere. Idempotent."""
         self.fleet.leave(member)
-        self.telemetry.workers.set(len(list(self.fleet)))
         self._lose(member)
 
     def release(self, key: SessionKey) -> None:
@@ -320,7 +319,6 @@ class Coordinator:
                 member.held.pop(frame.session_id, None)
             case _:
                 pass  # the link's own frames end at the link
-        self.telemetry.running.set(sum(len(each.busy) for each in self.fleet))
 
     # --- what a runner asks --------------------------------------------------------------------
 

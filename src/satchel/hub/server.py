@@ -205,6 +205,7 @@ def web_server(hub: HubServer, *, started: Callable[[], None]) -> uvicorn.Server
         ws_ping_interval=None,
         lifespan="off",
         access_log=False,
+        proxy_headers=False,  # nothing asks where a request came from
         log_config=None,
         timeout_graceful_shutdown=STREAMS_END_S,
     )

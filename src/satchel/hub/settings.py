@@ -1,5 +1,6 @@
 """A hub's settings: small frozen values with units in their names."""
 
+import functools
 import ipaddress
 
 import msgspec
@@ -33,6 +34,7 @@ class HubSettings(msgspec.Struct, frozen=True):
     keep_alive_s: float = limits.KEEP_ALIVE_S
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Tell whether *host*, a name or address without port, is this machine only."""
     name = host.strip("[]").lower()

@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from satchel.model import Complete, TurnStatus
@@ -10,11 +11,21 @@ from satchel.store.base import Turn
 logger = logging.getLogger("satchel.hub")
 
 
+class _Labelled(msgspec.Struct, frozen=True):
+    """The metrics of one kind of turn."""
+
+    turns: Counter
+    sent_bytes: Counter
+    received_bytes: Counter
+    turn_seconds: Histogram
+
+
 class Telemetry:
     """One hub's metrics, in a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._known: dict[tuple[str, str, str], _Labelled] = {}
         self.turns = Counter(
             "satchel_turns_total", "Turns that ended.", ("agent", "outcome", "start"), registry=self._registry
         )
@@ -48,11 +59,12 @@ class Telemetry:
         report = complete.turn
         start = report.start.value if report.start is not None else "none"
         outcome = complete.error.code if complete.error is not None else status.value
-        self.turns.labels(turn.agent, outcome, start).inc()
-        self.sent_bytes.labels(turn.agent).inc(report.sent_bytes)
+        labelled = self._labelled(turn.agent, outcome, start)
+        labelled.turns.inc()
+        labelled.sent_bytes.inc(report.sent_bytes)
         if complete.error is None:
-            self.received_bytes.labels(turn.agent).inc(report.received_bytes)
-            self.turn_seconds.labels(turn.agent, start).observe(report.total_ms / 1000)
+            labelled.received_bytes.inc(report.received_bytes)
+            labelled.turn_seconds.observe(report.total_ms / 1000)
         logger.info(
             "turn ended",
             extra={
@@ -72,6 +84,18 @@ class Telemetry:
                 "total_ms": round(report.total_ms, 3),
             },
         )
+
+    def _labelled(self, agent: str, outcome: str, start: str) -> "_Labelled":
+        """Return what a turn of these labels counts in; found once, since finding costs more than counting."""
+        labelled = self._known.get((agent, outcome, start))
+        if labelled is None:
+            labelled = self._known[(agent, outcome, start)] = _Labelled(
+                turns=self.turns.labels(agent, outcome, start),
+                sent_bytes=self.sent_bytes.labels(agent),
+                received_bytes=self.received_bytes.labels(agent),
+                turn_seconds=self.turn_seconds.labels(agent, start),
+            )
+        return labelled
 
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
