@@ -223,7 +223,8 @@ class History:
 
     def row(self, message: Message) -> dict[str, Any] | None:
         rows = self.query(
-            "SELECT * FROM turn WHERE session_id = ? AND message_id = ?", message.session, message.message_id
+            "SELECT t.*, e.answer FROM turn AS t LEFT JOIN events AS e USING (tenant, session_id, place) "
+            "WHERE t.session_id = ? AND t.message_id = ?", message.session, message.message_id
         )
         return rows[0] if rows else None
 

@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from satchel.errors import StoreUnavailable
-from satchel.store.thread import Call, run_group
+from satchel.store.thread import Call, begin_group, commit_group, work_group
 from tests.simulation.loop import SimulatedLoop, Strand
 from tests.simulation.power import Change, PowerLossVfs
 
@@ -98,8 +98,8 @@ class Disk:
         end()
         return self.vfs.is_lost
 
-    def run(self, connection: apsw.Connection, begin: str, group: list[Call]) -> bool:
-        """Run a group; False if the hub died of it."""
+    async def run(self, connection: apsw.Connection, begin: str, group: list[Call], fault: Fault | None) -> bool:
+        """Run a group; False if the hub died of it. Its callers hear of it before it is durable."""
         is_write = "IMMEDIATE" in begin
         if is_write and self.is_doomed(Moment.BEFORE):
             return False
@@ -109,9 +109,18 @@ class Disk:
             if is_write and not died and self.is_doomed(Moment.AT):
                 died.append(True)
 
+        begin_group(connection, begin, group)
+        work_group(connection, group)
+        for call in group:
+            call.tell()
+        if is_write:
+            await self.pause()
+        if fault is Fault.NOT_DONE and connection.in_transaction:
+            connection.execute("ROLLBACK")
+            return True
         self.vfs.watch = watch
         try:
-            run_group(connection, begin, group)
+            commit_group(connection, group)
         finally:
             self.vfs.watch = lambda _change: None
         if died:
@@ -161,10 +170,14 @@ class SimulatedDatabase:
         self._connection = self._connect()
         self._task = self._strand.spawn(self._run(self._connection))
 
-    async def call(self, work: Callable[[apsw.Connection], Any]) -> Any:
+    async def call(
+        self, work: Callable[[apsw.Connection], Any], *, decided: Callable[[Any], None] | None = None
+    ) -> Any:
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
-        call = Call(work, asyncio.get_running_loop().create_future())
+        caller = SimulatedLoop.strand()
+        told = None if decided is None else lambda result: caller.context.run(decided, result)
+        call = Call(work, asyncio.get_running_loop().create_future(), told)
         self._calls.put_nowait(call)
         return await call.future
 
@@ -196,7 +209,7 @@ class SimulatedDatabase:
                     break
                 group.append(call)
             fault = self._disk.fault(self._begin)
-            if fault is not Fault.NOT_DONE and not self._disk.run(connection, self._begin, group):
+            if not await self._disk.run(connection, self._begin, group, fault):
                 return
             await self._disk.pause()
             for call in group:

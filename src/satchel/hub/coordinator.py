@@ -78,6 +78,8 @@ class Coordinator:
         self.telemetry = telemetry
         self.clock = clock or Clock()
         self._runners: dict[SessionKey, SessionRunner] = {}
+        self._ahead: dict[SessionKey, SessionRunner] = {}
+        """Whose only turn was dispatched while its start is being written."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._agents: dict[tuple[Tenant, str], AgentSpec] = {}
         self._compacting: set[SessionKey] = set()
@@ -140,18 +142,59 @@ class Coordinator:
 
     async def _admit(self, new: NewTurn) -> tuple[Admission, Begun | None]:
         """Admit a message; if its session is idle and the worker that holds it has room, start it in the same write."""
-        member = None if new.key in self._runners else self.fleet.seat_warm(new.key)
-        begun = None
+        is_free = new.key not in self._runners and new.key not in self._ahead
+        member = self.fleet.seat_warm(new.key) if is_free else None
+        if member is None:
+            return await self.store.log.admit(new, queue_length_max=self.settings.queue_length_max), None
+
+        is_ahead = has_left = False
+
+        def decided(admission: Admission) -> None:
+            nonlocal is_ahead
+            if admission.is_started and not has_left:
+                is_ahead = self._dispatch_ahead(Started(admission.turn, admission.session), member)
+
         try:
             admission = await self.store.log.admit(
-                new, queue_length_max=self.settings.queue_length_max, start=member is not None
+                new, queue_length_max=self.settings.queue_length_max, start=True, decided=decided
             )
-            if member is not None and admission.is_started:
-                begun = Begun(Started(admission.turn, admission.session), member)
-        finally:
-            if member is not None and begun is None:
+        except BaseException:
+            has_left = True
+            if is_ahead:
+                self._give_up(new.key, member)
+            else:
                 self.fleet.unreserve(member)
-        return admission, begun
+            raise
+        if is_ahead:
+            return admission, None
+        if admission.is_started:
+            return admission, Begun(Started(admission.turn, admission.session), member)
+        self.fleet.unreserve(member)
+        return admission, None
+
+    def _dispatch_ahead(self, started: Started, member: Member) -> bool:
+        """Dispatch a turn while its start is being written, unless its worker is warm no more; tell whether it was."""
+        key = started.session.key
+        held = member.held.get(key.session_id)
+        if held is None or held.name != started.session.head or not self.fleet.is_member(member):
+            return False
+        runner = self._ahead[key] = SessionRunner(key, self)
+        runner.dispatch_ahead(started, member)
+        return True
+
+    def _give_up(self, key: SessionKey, member: Member) -> None:
+        """Stop what was dispatched ahead, unless somebody saw that its start is durable.
+
+        Its epoch may be given again: the session's next start must skip it, so the
+        worker no longer counts for the one that made the head.
+        """
+        runner = self._ahead.pop(key, None)
+        if runner is None:
+            return
+        runner.give_up()
+        held = member.held.get(key.session_id)
+        if held is not None:
+            member.held[key.session_id] = msgspec.structs.replace(held, is_head=False)
 
     async def _unheard(self, call: Callable[[], Awaitable[object]]) -> None:
         """Make a call again whose caller did not wait for its outcome: it changes nothing twice."""
@@ -207,6 +250,10 @@ class Coordinator:
             raise
 
     def _take(self, turn: Turn, begun: Begun | None = None) -> Delivery:
+        ahead = self._ahead.pop(turn.key, None)
+        if ahead is not None:  # what was read of its session is durable, and so is its start
+            self._runners[turn.key] = ahead
+            self._run(ahead)
         runner = self._runner(turn.key)
         is_idle = not runner.streams
         stream = runner.enqueue(turn, begun)
@@ -303,7 +350,7 @@ class Coordinator:
                 member.send(Release(key.session_id))
 
     def _lose(self, member: Member) -> None:
-        for runner in list(self._runners.values()):
+        for runner in (*self._runners.values(), *self._ahead.values()):
             if runner.key.tenant == member.tenant:
                 runner.lost(member)
 
@@ -311,7 +358,8 @@ class Coordinator:
         """Give a worker's frame to the session it speaks of. Raises ``PeerViolation``."""
         match frame:
             case Event() | Result() | Failure():
-                runner = self._runners.get(SessionKey(member.tenant, frame.attempt.session_id))
+                key = SessionKey(member.tenant, frame.attempt.session_id)
+                runner = self._runners.get(key) or self._ahead.get(key)
                 is_taken = runner is not None and runner.receive(member, frame)
                 if not isinstance(frame, Event) and not (is_taken and _goes_on(frame)):
                     self.fleet.vacate(member, frame.attempt)

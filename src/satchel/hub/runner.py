@@ -77,6 +77,10 @@ STORE_RETRY_MAX_S = 5.0
 """How often a runner asks a store that does not answer."""
 
 
+EPOCHS_SKIPPED = 1
+"""A session has at most one attempt whose start was never durable, and its epoch was the next one."""
+
+
 class Lost(msgspec.Struct, frozen=True):
     """The worker is gone, or gave the attempt up."""
 
@@ -86,13 +90,6 @@ class Lost(msgspec.Struct, frozen=True):
 
 class Ended(msgspec.Struct, frozen=True):
     """Somebody ended the turn in the store."""
-
-
-class Begun(msgspec.Struct, frozen=True):
-    """A turn that was started in the store, and the worker with a slot reserved for it."""
-
-    started: Started
-    member: Member
 
 
 Signal = Result | Failure | Lost | Ended
@@ -125,6 +122,13 @@ class Attempt:
         self.sent_bytes = sent_bytes
         self.handler_ms = 0.0
         self.phase = Phase.UNSENT
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A turn that was started in the store, and the worker with a slot for it."""
+
+    started: Started
+    member: Member
 
 
 class Services(Protocol):
@@ -186,6 +190,24 @@ class SessionRunner:
         elif begun is not None:  # somebody asked for the message and took it up in between
             self._hub.fleet.unreserve(begun.member)
         return stream
+
+    def dispatch_ahead(self, started: Started, member: Member) -> None:
+        """Dispatch a turn to a warm worker while its start is being written, as the first of a new runner.
+
+        What the worker says of it is taken, but nobody may see it, and no commit is
+        made, before the start is durable: then ``run``, else ``give_up``.
+        """
+        turn = started.turn
+        self.streams[turn.message_id] = TurnStream(turn, clock=self._hub.clock)
+        self._waiting.append(turn)
+        self._begun[turn.message_id] = Begun(started, member)
+        self.attempt = Attempt(started, member, start=Start.WARM, sent_bytes=0)
+        self._hub.fleet.occupy(member, self.attempt.name)
+        self._send_request(self.attempt, ())
+
+    def give_up(self) -> None:
+        """Stop what was dispatched ahead: its start came to nothing."""
+        self._stop_attempt("its start was not written")
 
     def _insert(self, turn: Turn) -> None:
         behind = [other for other in self._waiting if other.place > turn.place]
@@ -254,7 +276,12 @@ class SessionRunner:
 
     def _give_back_seat(self, message_id: MessageId) -> None:
         begun = self._begun.pop(message_id, None)
-        if begun is not None:
+        if begun is None:
+            return
+        if self.attempt is not None and self.attempt.name.message_id == message_id:
+            self._stop_attempt("the turn was ended")  # it was dispatched ahead
+            self._let_go()
+        else:
             self._hub.fleet.unreserve(begun.member)
 
     # --- one turn after the other -----------------------------------------------------------
@@ -430,7 +457,7 @@ class SessionRunner:
     async def _start(self, turn: Turn, member: Member) -> Started | None:
         """Start the turn in the store. None: it was ended while it waited, or others come first."""
         try:
-            started = await self._log.start(self.key, turn.message_id)
+            started = await self._log.start(self.key, turn.message_id, skip=EPOCHS_SKIPPED)
         except Fenced:
             self._hub.fleet.unreserve(member)
             await self._take_all()
@@ -450,7 +477,9 @@ class SessionRunner:
     # --- one attempt -----------------------------------------------------------------------
 
     async def _attempt(self, begun: Begun) -> "Turn | Lost":
-        """Dispatch and follow one attempt."""
+        """Dispatch, unless that was done, and follow one attempt."""
+        if self.attempt is not None:  # dispatched ahead
+            return await self._collect(self.attempt)
         started, member = begun.started, begun.member
         self.attempt = attempt = Attempt(started, member, start=Start.NEW, sent_bytes=0)
         self._hub.fleet.occupy(member, attempt.name)
@@ -462,8 +491,7 @@ class SessionRunner:
 
     async def _dispatch(self, attempt: Attempt, held: Version | None) -> None:
         """Send the request with the cheapest form of the state for a worker that holds version *held*."""
-        started, member = attempt.started, attempt.member
-        session, turn = started.session, started.turn
+        session, member = attempt.started.session, attempt.member
         chain: tuple[Link, ...] = ()
         known = member.held.get(self.key.session_id)
         if session.head.version == 0:
@@ -472,9 +500,13 @@ class SessionRunner:
             attempt.start = Start.WARM
         else:
             attempt.start, chain = await self._chain(session, held)
-        sent = sum(link.payload.size for link in chain)
-        attempt.sent_bytes += sent
-        member.send(
+        self._send_request(attempt, chain)
+
+    def _send_request(self, attempt: Attempt, chain: tuple[Link, ...]) -> None:
+        """Send the request, with the *chain* that brings the worker to its base."""
+        turn, session = attempt.started.turn, attempt.started.session
+        attempt.sent_bytes += sum(link.payload.size for link in chain)
+        attempt.member.send(
             Request(
                 attempt=attempt.name,
                 start_number=turn.starts,

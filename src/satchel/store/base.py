@@ -6,7 +6,7 @@ written in pieces before the commit that names them. Every method is atomic and
 durable when it returns. ``satchel.testing.conformance`` holds the clauses as tests.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -212,7 +212,14 @@ class Log(Protocol):
     async def agents(self, tenant: Tenant) -> Sequence[AgentSpec]:
         """Return every agent ever registered, by name, as last registered."""
 
-    async def admit(self, turn: NewTurn, *, queue_length_max: int, start: bool = False) -> Admission:
+    async def admit(
+        self,
+        turn: NewTurn,
+        *,
+        queue_length_max: int,
+        start: bool = False,
+        decided: Callable[["Admission"], None] | None = None,
+    ) -> Admission:
         """Place a new message in its session's order, creating the session; or find the known one.
 
         The decision is ``satchel.store.admission.admit``. A repeat of a committed,
@@ -222,12 +229,18 @@ class Log(Protocol):
         this call placed first in order is started in the same transaction, as ``start``
         does; anything else waits as without it.
 
+        A store that knows the outcome before it is durable calls *decided* with it then,
+        on the caller's loop; another store never does. Nobody outside may hear of it yet,
+        and it may still come to nothing.
+
         Raises ``AgentNotFound``, ``AgentMismatch``, ``InvalidRequest`` (no agent named
         and not exactly one known), ``MessageIdReused``, ``SessionBusy``, ``QueueFull``.
         """
 
-    async def start(self, key: SessionKey, message_id: MessageId) -> Started:
-        """Make the first queued turn of an idle session running: epoch + 1, starts + 1.
+    async def start(self, key: SessionKey, message_id: MessageId, *, skip: int = 0) -> Started:
+        """Make the first queued turn of an idle session running: epoch + 1 + *skip*, starts + 1.
+
+        *skip* leaves out epochs that an attempt may have whose start was never durable.
 
         Raises ``Fenced`` if the turn is not queued, not first, or another one runs.
         """

@@ -171,8 +171,15 @@ class SqliteLog:
 
     # --- the life of a turn ------------------------------------------------------------------
 
-    async def admit(self, turn: NewTurn, *, queue_length_max: int, start: bool = False) -> Admission:
-        return await self._writer.call(lambda db: self._admit(db, turn, queue_length_max, start=start))
+    async def admit(
+        self,
+        turn: NewTurn,
+        *,
+        queue_length_max: int,
+        start: bool = False,
+        decided: Callable[[Admission], None] | None = None,
+    ) -> Admission:
+        return await self._writer.call(lambda db: self._admit(db, turn, queue_length_max, start=start), decided=decided)
 
     def _admit(self, db: apsw.Connection, new: NewTurn, queue_length_max: int, *, start: bool) -> Admission:
         session = self._find_session(db, new.key)
@@ -250,9 +257,9 @@ class SqliteLog:
             )
         return str(rows[0][0])
 
-    async def start(self, key: SessionKey, message_id: MessageId) -> Started:
+    async def start(self, key: SessionKey, message_id: MessageId, *, skip: int = 0) -> Started:
         def work(db: apsw.Connection) -> Started:
-            bindings: Bindings = {**key_bindings(key), "message_id": message_id, "raised": 1, "at_ms": 0}
+            bindings: Bindings = {**key_bindings(key), "message_id": message_id, "raised": 1 + skip, "at_ms": 0}
             first = self._maybe(db, "first_unfinished", key_bindings(key))
             check_start(self._turn(db, key, message_id), first=None if first is None else first[0])
             epoch = self._one(db, "touch_session", bindings)[0]

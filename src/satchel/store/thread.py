@@ -53,11 +53,17 @@ def translated(error: BaseException) -> BaseException:
 class Call:
     """One caller's work, and what came of it."""
 
-    def __init__(self, work: Work, future: asyncio.Future[Any]) -> None:
+    def __init__(self, work: Work, future: asyncio.Future[Any], decided: Callable[[Any], None] | None = None) -> None:
         self.work = work
         self.future = future
+        self.decided = decided
         self.result: Any = None
         self.error: BaseException | None = None
+
+    def tell(self) -> None:
+        """Let the caller hear what came of it, if it was not undone; it is not durable yet."""
+        if self.decided is not None and self.error is None:
+            self.decided(self.result)
 
     def resolve(self) -> None:
         if self.future.cancelled():
@@ -72,7 +78,9 @@ class Database(Protocol):
     """Runs calls on one connection, in the order in which they were made, in groups that share a transaction."""
 
     async def open(self) -> None: ...
-    async def call(self, work: Callable[[apsw.Connection], Result]) -> Result: ...
+    async def call(
+        self, work: Callable[[apsw.Connection], Result], *, decided: Callable[[Result], None] | None = None
+    ) -> Result: ...
     async def settle(self) -> None: ...
     async def close(self) -> None: ...
 
@@ -128,15 +136,18 @@ class DatabaseThread:
             self._steps.put(None)
             raise
 
-    async def call(self, work: Callable[[apsw.Connection], Result]) -> Result:
+    async def call(
+        self, work: Callable[[apsw.Connection], Result], *, decided: Callable[[Result], None] | None = None
+    ) -> Result:
         """Run *work* inside a transaction; return its result once that is durable.
 
         What *work* raises undoes only what it did. Raises ``StoreUnavailable``: the
-        outcome is unknown. A caller that is cancelled does not undo its call.
+        outcome is unknown. A caller that is cancelled does not undo its call. If *is_quick*,
+        *decided* is called on the loop with the result as soon as there is one.
         """
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
-        call = Call(work, self._loop.create_future())
+        call = Call(work, self._loop.create_future(), decided)
         self._waiting.append(call)
         if not self._is_running:
             self._is_running = True
@@ -168,6 +179,8 @@ class DatabaseThread:
         if self._is_quick and self._has_begun():
             work_group(self._connection, group)
             self._steps.put(partial(self._finish, commit_group, group))
+            for call in group:
+                call.tell()
         else:
             self._steps.put(partial(self._finish, self._run_patiently, group))
 
@@ -218,17 +231,23 @@ class DatabaseThread:
 
 def run_group(connection: apsw.Connection, begin: str, group: list[Call]) -> None:
     """Run *group* in one transaction. If that fails, every call of it failed."""
-    try:
-        connection.execute(begin)
-    except BaseException as error:  # noqa: BLE001  # every caller of the group waits for an outcome
-        _fail(connection, group, error)
-        return
+    begin_group(connection, begin, group)
     work_group(connection, group)
     commit_group(connection, group)
 
 
+def begin_group(connection: apsw.Connection, begin: str, group: list[Call]) -> None:
+    """Open the transaction of *group*. If that fails, every call of it failed."""
+    try:
+        connection.execute(begin)
+    except BaseException as error:  # noqa: BLE001  # every caller of the group waits for an outcome
+        _fail(connection, group, error)
+
+
 def work_group(connection: apsw.Connection, group: list[Call]) -> None:
-    """Run the work of *group* in the open transaction. If that ends, every call of it failed."""
+    """Run the work of *group* in the open transaction, if it is open. If that ends, every call of it failed."""
+    if not connection.in_transaction:
+        return
     try:
         if len(group) == 1:  # alone: what it did is undone with the transaction
             group[0].result = group[0].work(connection)
