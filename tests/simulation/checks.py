@@ -224,7 +224,9 @@ class History:
     def row(self, message: Message) -> dict[str, Any] | None:
         rows = self.query(
             "SELECT t.*, e.answer FROM turn AS t LEFT JOIN events AS e USING (tenant, session_id, place) "
-            "WHERE t.session_id = ? AND t.message_id = ?", message.session, message.message_id
+            "WHERE t.session_id = ? AND t.message_id = ?",
+            message.session,
+            message.message_id,
         )
         return rows[0] if rows else None
 

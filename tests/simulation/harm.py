@@ -1,10 +1,13 @@
 """Does to a world what its faults say."""
 
 import asyncio
+import contextlib
 import functools
 import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+import apsw
 
 from satchel.model import DEFAULT_TENANT, SessionId, SessionKey
 from satchel.protocol.messages import AttemptName
@@ -120,11 +123,21 @@ def _to_disk(world: World, fault: Fault) -> None:
         case "disk is slow":
             world.disk.slowness = chance.choice([5, 50])
             world.loop.world.post(world.disk.heal, delay_s=chance.choice([1, 5]))
-        case "rot" if not world.disk.vfs.is_lost:
-            session = chance.choice(sorted(world.history.versions) or [""])
+        case "rot":
+            world.spawn(_rot(world, fault))
+
+
+async def _rot(world: World, fault: Fault) -> None:
+    """Damage what is stored, between two transactions."""
+    while not world.disk.vfs.is_lost:
+        chance = fault.chance()
+        session = chance.choice(sorted(world.history.versions) or [""])
+        with contextlib.suppress(apsw.BusyError):
             if rot(world.path, session, chance):
                 world.trace.add("disk", f"rots under {session}")
                 world.history.rotten.add(session)
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 async def _exile(world: World, chance: random.Random) -> None:
