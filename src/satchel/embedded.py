@@ -123,17 +123,17 @@ class _MemoryEnd:
         self._is_closed = False
         self.peer: _MemoryEnd = self
 
-    async def send(self, frame: bytes) -> None:
+    async def send(self, message: bytes) -> None:
         if self._is_closed:
             raise LinkClosed
-        self._deliver(frame)
+        self._deliver(message)
 
     async def receive(self) -> bytes:
-        frame = None if self._is_closed else await self._arrived.get()
-        if frame is None:
+        message = None if self._is_closed else await self._arrived.get()
+        if message is None:
             self._is_closed = True
             raise LinkClosed
-        return frame
+        return message
 
     async def close(self, reason: str = "") -> None:  # noqa: ARG002  # a socket would carry it
         if not self._is_closed:
@@ -141,11 +141,11 @@ class _MemoryEnd:
             self._arrived.put_nowait(None)
             self._deliver(None)
 
-    def _deliver(self, frame: bytes | None) -> None:
+    def _deliver(self, message: bytes | None) -> None:
         try:
-            self.peer._loop.call_soon_threadsafe(self.peer._arrived.put_nowait, frame)  # noqa: SLF001  # its other half
+            self.peer._loop.call_soon_threadsafe(self.peer._arrived.put_nowait, message)  # noqa: SLF001  # its other half
         except RuntimeError as error:  # the other loop is closed
-            if frame is not None:
+            if message is not None:
                 raise LinkClosed from error
 
 

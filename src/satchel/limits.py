@@ -77,7 +77,13 @@ STOP_S: Final = 10.0
 # --- state and frames ------------------------------------------------------------------
 
 FRAME_BYTES_MAX: Final = 16 * MIB
-"""One WebSocket message. A state travels as one frame."""
+"""One frame of a link. A state travels as one frame."""
+
+LINK_MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX + 8
+"""One WebSocket message: frames with their lengths, or one that is as long as a frame may be."""
+
+PACKED_BYTES_MAX: Final = 64 * KIB
+"""A WebSocket message of several frames: those that wait travel together, and none of them waits long."""
 
 STATE_BYTES_MAX: Final = 14 * MIB
 """Raw bytes of one session's database (pages x page size), so that its snapshot always fits a frame."""

@@ -208,7 +208,10 @@ class AgentHandoff(msgspec.Struct, frozen=True):
     old_agent_id: str | None = None
 
 
-Item = Message | TextDelta | FunctionCall | FunctionCallOutput | AgentHandoff
+WholeItem = Message | FunctionCall | FunctionCallOutput | AgentHandoff
+"""What a handler emits and the history keeps."""
+
+Item = WholeItem | TextDelta
 """What a handler emits."""
 
 ITEM_TYPES: Final[dict[type[Item], str]] = {

@@ -41,15 +41,18 @@ class Wire:
 
         return damaging
 
-    def carried(self, data: bytes, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> bytes:
-        """Return what arrives of *data*."""
-        frame = decode(data)
-        for plan in self._planned:
-            kind, change = plan
-            if isinstance(frame, kind):
-                self._planned.remove(plan)
-                changed = change(frame)
-                return changed if isinstance(changed, bytes) else encode(changed)
+    def carried(self, data: bytes, decode: Callable[[bytes], list[Any]], encode: Callable[[Any], bytes]) -> bytes:
+        """Return what arrives of *data*: a message with a frame damaged, or damage in its place."""
+        frames = decode(data)
+        for at, frame in enumerate(frames):
+            for plan in self._planned:
+                kind, change = plan
+                if isinstance(frame, kind):
+                    self._planned.remove(plan)
+                    changed = change(frame)
+                    if isinstance(changed, bytes):
+                        return changed
+                    return b"".join(map(encode, [*frames[:at], changed, *frames[at + 1 :]]))
         return data
 
 
@@ -58,8 +61,8 @@ class _Damaging:
         self._inner = inner
         self._wire = wire
 
-    async def send(self, frame: bytes) -> None:
-        await self._inner.send(self._wire.carried(frame, decode_worker, encode_worker))
+    async def send(self, message: bytes) -> None:
+        await self._inner.send(self._wire.carried(message, decode_worker, encode_worker))
 
     async def receive(self) -> bytes:
         return self._wire.carried(await self._inner.receive(), decode_hub, encode_hub)

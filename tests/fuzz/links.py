@@ -78,7 +78,7 @@ class _Walk:
         speaker = self.role.peer
         data = ENCODE[speaker if type(frame) in KINDS[speaker] else self.role](frame)
         try:
-            frame = DECODE[speaker](data)  # the bytes of one side's frame may be another frame of the other's
+            (frame,) = DECODE[speaker](data)  # the bytes of one side's frame may be another frame of the other's
             is_legal = self._is_legal(speaker, frame)
         except PeerViolation:
             is_legal = False
@@ -121,7 +121,7 @@ class _Walk:
             self.phase = "dead"
         else:
             assert self.phase != "dead", "a dead side went on"
-            pings = [DECODE[self.role](data) for data in sent]
+            pings = [frame for data in sent for frame in DECODE[self.role](data)]
             assert all(isinstance(ping, Ping) for ping in pings)
             assert self.phase == "open" or not pings, "a ping before the link was open"
             self.unanswered += [ping.number for ping in pings if isinstance(ping, Ping)]
@@ -140,7 +140,7 @@ class _Walk:
     def look(self) -> None:
         is_dead = self.link.state is LinkState.CLOSED
         assert is_dead == (self.phase == "dead"), f"the link is {self.link.state} when it should be {self.phase}"
-        answers = [DECODE[self.role](data) for data in self.link.outgoing()]
+        answers = [frame for data in self.link.outgoing() for frame in DECODE[self.role](data)]
         assert answers == [Pong(number) for number in self.answers], "each ping is answered once"
         assert not self.link.outgoing(), "an answer is given twice"
         self.answers.clear()

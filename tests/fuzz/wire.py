@@ -71,7 +71,7 @@ def _is_taken(link: Link, data: bytes, encode: Any, decode: Any) -> bool:
         return False
     for frame in received:
         check_bounds(frame)
-        assert decode(encode(frame)) == frame, "what was taken means something else when it is sent"
+        assert decode(encode(frame)) == [frame], "what was taken means something else when it is sent"
     return True
 
 
@@ -173,12 +173,12 @@ def _fits(number: int, field: FieldDescriptor) -> bool:
 @functools.cache
 def worker_corpus() -> list[bytes]:
     """One frame of each kind, and every single departure from it."""
-    return _corpus(pb.WorkerFrame, list(map(codec.encode_worker, frames.WORKER_FRAMES)))
+    return _corpus(pb.WorkerMessage, list(map(codec.encode_worker, frames.WORKER_FRAMES)))
 
 
 @functools.cache
 def hub_corpus() -> list[bytes]:
-    return _corpus(pb.HubFrame, list(map(codec.encode_hub, frames.HUB_FRAMES)))
+    return _corpus(pb.HubMessage, list(map(codec.encode_hub, frames.HUB_FRAMES)))
 
 
 def _corpus(kind: type[Protobuf], valid: list[bytes]) -> list[bytes]:
@@ -186,11 +186,11 @@ def _corpus(kind: type[Protobuf], valid: list[bytes]) -> list[bytes]:
 
 
 def near_worker_frames() -> st.SearchStrategy[bytes]:
-    return twice_edited(pb.WorkerFrame, worker_corpus())
+    return twice_edited(pb.WorkerMessage, worker_corpus())
 
 
 def near_hub_frames() -> st.SearchStrategy[bytes]:
-    return twice_edited(pb.HubFrame, hub_corpus())
+    return twice_edited(pb.HubMessage, hub_corpus())
 
 
 @st.composite

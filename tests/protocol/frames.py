@@ -17,7 +17,6 @@ from satchel.model import (
     PayloadKind,
     SchemaName,
     StateName,
-    TextDelta,
     rfc3339,
 )
 from satchel.protocol.messages import (
@@ -29,6 +28,7 @@ from satchel.protocol.messages import (
     FailureCode,
     HeldState,
     NeedSnapshot,
+    Pieces,
     Ping,
     Pong,
     Refused,
@@ -89,15 +89,17 @@ COLD_WITH_DELTAS = request(Link(state(4), SNAPSHOT), Link(state(5), DELTA), base
 MESSAGE = Message("i1", (Content("Booked."),), AT)
 ITEMS = (
     MESSAGE,
-    TextDelta("i1", "Boo"),
     FunctionCall("i2", "c1", "book", '{"guest":"Ada"}', AT),
     FunctionCallOutput("i3", "c1", "book", "no room", AT, is_error=True),
     AgentHandoff("i4", "billing", AT, "concierge"),
 )
 
+PIECES = Pieces(ATTEMPT, 2, "i1", ("Boo", "ked."))
+
 WORKER_FRAMES = (
     REGISTER,
     *(Event(ATTEMPT, index, item) for index, item in enumerate(ITEMS, start=1)),
+    PIECES,
     RESULT,
     Failure(ATTEMPT, FailureCode.SESSION_STATE_NOT_FOUND, held=state(3)),
     Failure(ATTEMPT, FailureCode.TURN_REFUSED, "No rooms on Mondays.", handler_ms=2.5),
@@ -216,7 +218,6 @@ _items = st.one_of(
         _times,
         st.sampled_from(["DEVELOPER", "SYSTEM", "USER", "ASSISTANT"]),
     ),
-    st.builds(TextDelta, _texts, _texts),
     st.builds(FunctionCall, _texts, _texts, _texts, _texts, _times),
     st.builds(FunctionCallOutput, _texts, _texts, _texts, _texts, _times, st.booleans()),
     st.builds(AgentHandoff, _texts, _texts, _times, st.none() | _texts),
@@ -236,6 +237,7 @@ worker_frames = st.one_of(
         _tuples(_labels),
     ),
     st.builds(Event, _attempts, st.integers(1, 2**40), _items),
+    st.builds(Pieces, _attempts, st.integers(1, 2**40), _texts, st.lists(_texts, min_size=1, max_size=3).map(tuple)),
     _results(),
     st.builds(Failure, _attempts, st.sampled_from(FailureCode), _texts, st.none() | _states, _spans),
     st.builds(Released, _ids),

@@ -7,33 +7,40 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from satchel.errors import InvalidRequest, MessageTooLarge, PeerViolation
-from satchel.limits import EVENT_BYTES_MAX, FRAME_BYTES_MAX, METADATA_BYTES_MAX, TEXT_BYTES_MAX
-from satchel.model import Content, Message, StateName, TextDelta
+from satchel.limits import (
+    EVENT_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    LINK_MESSAGE_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    PACKED_BYTES_MAX,
+    TEXT_BYTES_MAX,
+)
+from satchel.model import Content, Message, StateName
 from satchel.protocol import link_pb2 as pb
 from satchel.protocol.codec import decode_hub, decode_worker, encode_hub, encode_worker
-from satchel.protocol.messages import Event, Ping, Pong, Release
+from satchel.protocol.messages import Event, Pieces, Ping, Pong, Release
 from tests.protocol import frames
 from tests.protocol.frames import ATTEMPT, COLD_WITH_DELTAS, HUB_FRAMES, RESULT, WARM, WORKER_FRAMES
 
 
 @given(frames.worker_frames)
 def test_a_worker_frame_survives_the_wire(frame):
-    assert decode_worker(encode_worker(frame)) == frame
+    assert decode_worker(encode_worker(frame)) == [frame]
 
 
 @given(frames.hub_frames)
 def test_a_hub_frame_survives_the_wire(frame):
-    assert decode_hub(encode_hub(frame)) == frame
+    assert decode_hub(encode_hub(frame)) == [frame]
 
 
 @pytest.mark.parametrize("frame", WORKER_FRAMES, ids=lambda frame: type(frame).__name__)
 def test_each_worker_frame_survives_the_wire(frame):
-    assert decode_worker(encode_worker(frame)) == frame
+    assert decode_worker(encode_worker(frame)) == [frame]
 
 
 @pytest.mark.parametrize("frame", HUB_FRAMES, ids=lambda frame: type(frame).__name__)
 def test_each_hub_frame_survives_the_wire(frame):
-    assert decode_hub(encode_hub(frame)) == frame
+    assert decode_hub(encode_hub(frame)) == [frame]
 
 
 @given(st.binary(max_size=300))
@@ -68,22 +75,22 @@ def test_a_damaged_frame_is_a_frame_or_a_violation(data):
 
 def test_the_wire_is_pinned():
     """A released peer reads these bytes: they change with the protocol's version, not before."""
-    assert encode_worker(Ping(1)).hex() == "0a020801"
-    assert encode_hub(Release("alice")).hex() == "b201070a05616c696365"
-    assert encode_worker(Event(ATTEMPT, 2, TextDelta("i1", "Boo"))).hex() == (
-        "221d0a026d311205616c6963658001078801029201090a0269311203426f6f"
+    assert encode_worker(Ping(1)).hex() == "0a040a020801"
+    assert encode_hub(Release("alice")).hex() == "0a0ab201070a05616c696365"
+    assert encode_worker(Pieces(ATTEMPT, 2, "i1", ("Boo",))).hex() == (
+        "0a1f221d0a026d311205616c6963658001078801029201090a0269311203426f6f"
     )
     every = b"".join([*map(encode_worker, WORKER_FRAMES), *map(encode_hub, HUB_FRAMES)])
     assert hashlib.sha256(every).hexdigest() == GOLDEN
 
 
-GOLDEN = "2dc97d3b5b6a0c1bd6cd8b5f32bb5b11b1477062cec5cf1e641eb9ca3f96466e"
+GOLDEN = "3f7d0a0203f9766fbf4ff682941670bb9140e1f8f7ba3dbdd28adb5449ef4653"
 """SHA-256 of one frame of each kind and form, in the order of ``frames``."""
 
 
 def test_a_chain_with_deltas_behind_a_snapshot_hides_it_from_other_readers():
     """A reader that knows only LiveKit's fields must find no state, not serve the first for the last."""
-    state = pb.HubFrame.FromString(encode_hub(COLD_WITH_DELTAS)).request.session_state
+    state = pb.HubMessage.FromString(encode_hub(COLD_WITH_DELTAS)).frames[0].request.session_state
 
     assert state.WhichOneof("data") is None
     assert [link.WhichOneof("data") for link in state.chain] == ["snapshot", "delta"]
@@ -93,20 +100,20 @@ def test_a_chain_with_deltas_behind_a_snapshot_hides_it_from_other_readers():
 
 
 def damaged_request(frame=WARM, **fields: object):
-    message = pb.HubFrame.FromString(encode_hub(frame))
-    _put(message.request, fields)
+    message = pb.HubMessage.FromString(encode_hub(frame))
+    _put(message.frames[0].request, fields)
     return message.SerializeToString()
 
 
 def damaged_result(**fields: object):
-    message = pb.WorkerFrame.FromString(encode_worker(RESULT))
-    _put(message.response, fields)
+    message = pb.WorkerMessage.FromString(encode_worker(RESULT))
+    _put(message.frames[0].response, fields)
     return message.SerializeToString()
 
 
 def damaged_register(**fields: object):
-    message = pb.WorkerFrame.FromString(encode_worker(frames.REGISTER))
-    _put(message.register, fields)
+    message = pb.WorkerMessage.FromString(encode_worker(frames.REGISTER))
+    _put(message.frames[0].register, fields)
     return message.SerializeToString()
 
 
@@ -197,7 +204,8 @@ def test_a_chain_out_of_shape_is_refused(field, change):
         ("message", {"complete__error__message": "x" * (TEXT_BYTES_MAX + 1)}),
         ("state_id", {"complete__error__held__state_id": b"x"}),
         ("held", {"complete__error__held__version": 1}),
-        ("index", {"text_delta__text": "x"}),
+        ("index", {"text_delta__item_id": "x"}),
+        ("text", {"text_delta__item_id": "x", "index": 1}),
         ("role", {"message__role": 9, "index": 1}),
         ("created_at", {"message__id": "x", "index": 1}),
         ("created_at", {"message__created_at__seconds": -1, "index": 1}),
@@ -242,8 +250,8 @@ def test_a_chain_with_a_gap_is_refused(version):
 
 
 def test_a_worker_without_agents_is_refused():
-    message = pb.WorkerFrame.FromString(encode_worker(frames.REGISTER))
-    del message.register.agents[:]
+    message = pb.WorkerMessage.FromString(encode_worker(frames.REGISTER))
+    del message.frames[0].register.agents[:]
 
     with pytest.raises(PeerViolation, match="agents"):
         decode_worker(message.SerializeToString())
@@ -251,8 +259,8 @@ def test_a_worker_without_agents_is_refused():
 
 def test_content_that_is_not_text_is_refused():
     """LiveKit has other parts; showing half of a message would be silent loss."""
-    message = pb.WorkerFrame.FromString(encode_worker(Event(ATTEMPT, 1, frames.MESSAGE)))
-    message.response.message.content.add()
+    message = pb.WorkerMessage.FromString(encode_worker(Event(ATTEMPT, 1, frames.MESSAGE)))
+    message.frames[0].response.message.content.add()
 
     with pytest.raises(PeerViolation, match="content"):
         decode_worker(message.SerializeToString())
@@ -261,10 +269,16 @@ def test_content_that_is_not_text_is_refused():
 def test_fields_of_a_newer_peer_are_skipped():
     """A field can be added without a new protocol version; a kind of frame cannot."""
     unknown_field = bytes([0xFA, 0x3F, 0x01, 0x78])  # number 1023, one byte
+    ping = pb.WorkerFrame(ping=pb.Ping(number=1)).SerializeToString()
 
-    assert decode_worker(encode_worker(Ping(1)) + unknown_field) == Ping(1)
+    assert decode_worker(message_of(ping + unknown_field) + unknown_field) == [Ping(1)]
     with pytest.raises(PeerViolation, match="of no kind"):
-        decode_worker(unknown_field)
+        decode_worker(message_of(unknown_field))
+
+
+def message_of(frame: bytes) -> bytes:
+    """Return a message with one frame of less than 128 bytes."""
+    return bytes([0x0A, len(frame)]) + frame
 
 
 def test_each_side_refuses_the_others_frames():
@@ -282,9 +296,9 @@ def test_each_side_refuses_the_others_frames():
 def test_an_event_may_have_its_bound_and_no_more():
     fits = "x" * (EVENT_BYTES_MAX - len("i1") - 6)
 
-    decode_worker(encode_worker(Event(ATTEMPT, 1, TextDelta("i1", fits))))
+    decode_worker(encode_worker(Pieces(ATTEMPT, 1, "i1", (fits,))))
     with pytest.raises(PeerViolation, match="event"):
-        decode_worker(encode_worker(Event(ATTEMPT, 1, TextDelta("i1", fits + "x"))))
+        decode_worker(encode_worker(Pieces(ATTEMPT, 1, "i1", (fits + "x",))))
 
 
 def test_a_frame_over_its_bound_is_not_sent():
@@ -297,13 +311,13 @@ def test_a_frame_over_its_bound_is_not_sent():
 
 def test_a_frame_over_its_bound_is_not_read():
     with pytest.raises(PeerViolation, match="frame"):
-        decode_worker(bytes(FRAME_BYTES_MAX + 1))
+        decode_worker(bytes(LINK_MESSAGE_BYTES_MAX + 1))
 
 
 @pytest.mark.parametrize(
     "item",
     [
-        TextDelta("i1", "\ud800"),
+        Message("i1", (Content("\ud800"),), frames.AT),
         Message("i1", (Content("x"),), "2026-01-31 09:30:00"),
         Message("i1", (Content("x"),), "1969-12-31T23:59:59.000Z"),
         Message("i1", (Content("x"),), "2026-02-31T09:30:00.125Z"),
@@ -319,3 +333,40 @@ def test_what_the_format_cannot_hold_is_told_to_the_sender(item):
 def test_a_chain_that_ends_elsewhere_is_our_own_bug():
     with pytest.raises(AssertionError):
         encode_hub(frames.request(frames.Link(StateName(4, b"x" * 16), frames.DELTA), base=frames.state(5)))
+
+
+# --- several frames in one message -----------------------------------------------------------
+
+
+@given(st.lists(frames.worker_frames, min_size=1, max_size=5))
+def test_the_bytes_of_messages_behind_each_other_are_one_message(sent):
+    """A writer joins what waits without encoding it again."""
+    assert decode_worker(b"".join(map(encode_worker, sent))) == sent
+
+
+@given(st.lists(frames.hub_frames, min_size=1, max_size=5))
+def test_the_same_of_a_hubs_messages(sent):
+    assert decode_hub(b"".join(map(encode_hub, sent))) == sent
+
+
+def test_a_message_is_as_protobuf_writes_it():
+    """A worker in another language makes it with its own library."""
+    for frame in (*WORKER_FRAMES, Event(ATTEMPT, 1, Message("i", (Content("x" * 20_000),), frames.AT))):
+        data = encode_worker(frame)
+        assert pb.WorkerMessage.FromString(data).SerializeToString(deterministic=True) == data
+
+
+@pytest.mark.parametrize("decode", [decode_worker, decode_hub])
+def test_a_message_without_a_frame_is_refused(decode):
+    with pytest.raises(PeerViolation, match="frame is missing"):
+        decode(b"")
+
+
+def test_several_frames_share_a_message_up_to_its_bound():
+    """A reader follows a whole message before it does anything else: a million pings must not hold it up."""
+    ping = encode_worker(Ping(1))
+    most = PACKED_BYTES_MAX // len(ping)
+
+    assert len(decode_worker(ping * most)) == most
+    with pytest.raises(PeerViolation, match="one of several"):
+        decode_worker(ping * (most + 1))

@@ -10,7 +10,7 @@ from satchel.errors import LinkClosed, LinkError, PeerViolation
 from satchel.limits import PING_INTERVAL_S, PINGS_LOST_MAX
 from satchel.protocol.codec import encode_hub, encode_worker
 from satchel.protocol.link import MOVES, Link, LinkState, Role
-from satchel.protocol.messages import Cancel, Ping, Pong, Refused, Register, Registered
+from satchel.protocol.messages import Cancel, Ping, Pong, Refused, Register, Registered, Released
 from tests.protocol.frames import ATTEMPT, HUB_FRAMES, REGISTER, RESULT, WARM, WORKER_FRAMES
 
 REGISTERED = Registered("default", 2.0)
@@ -234,3 +234,32 @@ def test_a_process_that_was_suspended_sends_one_ping():
 
     assert len(hub.tick(1000)) == 1
     assert hub.tick(1001) == []
+
+
+# --- several frames in one message -------------------------------------------------------------
+
+
+def test_frames_of_one_message_are_followed_in_order():
+    worker, hub = opened()
+    (ping,) = worker.tick(2)
+    released = encode_worker(Released("alice"))
+
+    assert hub.receive(released + ping + released, 2) == [Released("alice")] * 2
+    assert worker.receive(hub.outgoing()[0], 2) == []
+
+
+def test_a_message_with_one_bad_frame_is_none():
+    """What stood before it came from a peer that does not keep the rules either."""
+    _, hub = opened()
+
+    with pytest.raises(PeerViolation, match="Register"):
+        hub.receive(encode_worker(Released("alice")) + encode_worker(REGISTER), 0)
+    assert hub.state is LinkState.CLOSED
+
+
+def test_nothing_rides_behind_a_register():
+    """Until the hub has answered, a worker says nothing else, in the same message neither."""
+    hub = Link(Role.HUB, now=0)
+
+    with pytest.raises(PeerViolation, match="registering"):
+        hub.receive(encode_worker(REGISTER) + encode_worker(Released("alice")), 0)

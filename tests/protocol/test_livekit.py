@@ -29,11 +29,11 @@ PAIRS = [
 
 
 def request_of(frame):
-    return pb.HubFrame.FromString(encode_hub(frame)).request.SerializeToString()
+    return pb.HubMessage.FromString(encode_hub(frame)).frames[0].request.SerializeToString()
 
 
 def response_of(frame):
-    return pb.WorkerFrame.FromString(encode_worker(frame)).response.SerializeToString()
+    return pb.WorkerMessage.FromString(encode_worker(frame)).frames[0].response.SerializeToString()
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.DESCRIPTOR.name)
@@ -83,7 +83,7 @@ def test_livekit_never_finds_a_part_of_a_state(frame, form):
     assert message.session_state.WhichOneof("data") == form
 
 
-@pytest.mark.parametrize("item", [item for item in ITEMS if not isinstance(item, frames.TextDelta)])
+@pytest.mark.parametrize("item", ITEMS)
 def test_livekit_reads_our_events(item):
     message = agent_text.TextMessageResponse.FromString(response_of(Event(ATTEMPT, 3, item)))
 
@@ -96,7 +96,7 @@ def test_livekit_reads_our_events(item):
 
 def test_livekit_sees_no_event_in_a_text_delta():
     """It skips what it does not know; the whole text follows as a message."""
-    message = agent_text.TextMessageResponse.FromString(response_of(Event(ATTEMPT, 1, frames.TextDelta("i", "x"))))
+    message = agent_text.TextMessageResponse.FromString(response_of(frames.PIECES))
 
     assert message.WhichOneof("event") is None
 
@@ -124,7 +124,7 @@ def test_we_read_livekits_events():
     response = pb.TextMessageResponse.FromString(theirs.SerializeToString())
     response.epoch, response.index = 7, 1
 
-    frame = decode_worker(pb.WorkerFrame(response=response).SerializeToString())
+    (frame,) = decode_worker(pb.WorkerMessage(frames=[pb.WorkerFrame(response=response)]).SerializeToString())
 
     assert frame == Event(ATTEMPT, 1, frames.Message("i1", (frames.Content("Booked."),), rfc3339(1_769_851_800_125)))
 
@@ -152,4 +152,4 @@ def test_a_request_in_livekits_bytes_alone_is_refused():
     bare = pb.HubFrame(request=pb.TextMessageRequest.FromString(theirs.SerializeToString()))
 
     with pytest.raises(PeerViolation):
-        decode_hub(bare.SerializeToString())
+        decode_hub(pb.HubMessage(frames=[bare]).SerializeToString())

@@ -140,7 +140,7 @@ _MUTANTS: Final = (
             Edit(
                 "hub.runner:SessionRunner.receive",
                 " or attempt.name != frame.attempt",
-                " or (attempt.name != frame.attempt and not isinstance(frame, Event))",
+                " or (attempt.name != frame.attempt and not isinstance(frame, Event | Pieces))",
             ),
         ),
     ),
@@ -178,7 +178,7 @@ _MUTANTS: Final = (
         "keep a lost attempt's events",
         breaks="ONE-STREAM",
         seed=100001,
-        edits=(Edit("hub.stream:TurnStream.restart", "del self._events[1:]", "pass"),),
+        edits=(Edit("hub.stream:TurnStream.restart", "del self._lines[1:], self._seqs[1:]", "pass"),),
     ),
     Mutant(
         "keep a lost attempt's texts",

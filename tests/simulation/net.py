@@ -1,4 +1,4 @@
-"""Connections in simulated time: frames and HTTP in order with delays, cut at any of them, half a frame included."""
+"""Connections in simulated time: messages and HTTP in order with delays, cut at any of them, half a one included."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,10 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from satchel.errors import LinkClosed
+from satchel.protocol import link_pb2 as pb
 from tests.simulation.loop import Strand
 from tests.simulation.trace import Trace
 
@@ -16,12 +19,12 @@ DELAYS_S = (0, 0.0005, 0.001, 0.001, 0.005, 0.03)
 
 
 class Half(enum.Enum):
-    """What comes after a frame that arrives in part."""
+    """What comes after a message that arrives in part."""
 
     LAST = enum.auto()
     """The end of the connection."""
     ALONE = enum.auto()
-    """The next frame: only the frame is lost."""
+    """The next message: only the one is lost."""
 
 
 class Lane:
@@ -50,19 +53,19 @@ class End:
         self._is_closed = False
         self.peer: End = self
 
-    async def send(self, frame: bytes) -> None:
+    async def send(self, message: bytes) -> None:
         if self._is_closed:
             raise LinkClosed
         if self._wire.chance.random() < 0.05:  # no room for it at once
             await asyncio.sleep(self._wire.chance.choice([0.001, 0.02, 0.3]))
-        self._wire.carry(self, frame)
+        self._wire.carry(self, message)
 
     async def receive(self) -> bytes:
-        frame = None if self._is_closed else await self._arrived.get()
-        if frame is None:
+        message = None if self._is_closed else await self._arrived.get()
+        if message is None:
             self._is_closed = True
             raise LinkClosed
-        return frame
+        return message
 
     async def close(self, reason: str = "") -> None:  # noqa: ARG002  # a socket would carry it
         if not self._is_closed:
@@ -74,9 +77,19 @@ class End:
         self._is_closed = True
         self._arrived.put_nowait(None)
 
-    def arrive(self, frame: bytes | None) -> None:
+    def arrive(self, message: bytes | None) -> None:
         if not self._is_closed:
-            self._arrived.put_nowait(frame)
+            self._arrived.put_nowait(message)
+
+
+def _part(message: bytes, chance: random.Random) -> bytes:
+    """Return the beginning of a message, and not up to where a frame of it ends: that would be a whole one."""
+    part = message[: chance.randrange(len(message))]
+    try:
+        pb.WorkerMessage.FromString(part)
+    except DecodeError:
+        return part
+    return part[:-1]
 
 
 class Wire:
@@ -86,27 +99,27 @@ class Wire:
         self.chance = chance
         self._trace = trace
         self._is_silent = False
-        self._frames_left: int | None = None
+        self._messages_left: int | None = None
         self._half: Half | None = None
         self.worker = End(self, worker.process.name, worker, hub)
         self.hub = End(self, hub.process.name, hub, worker)
         self.worker.peer, self.hub.peer = self.hub, self.worker
 
-    def carry(self, end: End, frame: bytes | None) -> None:
-        """Take a frame, or the end, from one end towards the other."""
+    def carry(self, end: End, message: bytes | None) -> None:
+        """Take a message, or the end, from one end towards the other."""
         if self._is_silent:
             return
-        self._trace.add(f"{end.name} → {end.peer.name}", "" if frame is not None else "closes", frame or b"")
-        if self._frames_left is not None and frame is not None:
-            self._frames_left -= 1
-            if self._frames_left < 0:
-                self._frames_left = None
+        self._trace.add(f"{end.name} → {end.peer.name}", "" if message is not None else "closes", message or b"")
+        if self._messages_left is not None and message is not None:
+            self._messages_left -= 1
+            if self._messages_left < 0:
+                self._messages_left = None
                 if self._half is not None:
-                    end.lane.carry(end.peer.arrive, frame[: self.chance.randrange(len(frame))])
+                    end.lane.carry(end.peer.arrive, _part(message, self.chance))
                 if self._half is not Half.ALONE:
                     self.cut()
                 return
-        end.lane.carry(end.peer.arrive, frame)
+        end.lane.carry(end.peer.arrive, message)
 
     def cut(self) -> None:
         """Lose what is sent from now on; both ends hear of it after what was on its way."""
@@ -115,9 +128,9 @@ class Wire:
         for end in (self.worker, self.hub):
             end.lane.carry(end.peer.arrive, None)
 
-    def cut_after(self, frames: int, *, half: "Half | None") -> None:
-        """Cut it at the frame after *frames* more, of which nothing or *half* arrives."""
-        self._frames_left, self._half = frames, half
+    def cut_after(self, messages: int, *, half: "Half | None") -> None:
+        """Cut it at the message after *messages* more, of which nothing or *half* arrives."""
+        self._messages_left, self._half = messages, half
 
     def fall_silent(self) -> None:
         """Lose everything from now on; neither end hears of it."""

@@ -40,10 +40,10 @@ def _told(data: bytes) -> str:
         return ""
     for decode in (codec.decode_worker, codec.decode_hub):
         try:
-            frame = decode(data)
+            frames = decode(data)
         except LinkError:
             continue
-        return f" {_short(frame)}"
+        return " " + ", ".join(map(_short, frames))
     return f" {len(data)} bytes that are no frame"
 
 

@@ -5,6 +5,7 @@ quarter of a framework's streaming response.
 """
 
 import asyncio
+import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -35,7 +36,7 @@ from satchel.hub.auth import Gate
 from satchel.hub.coordinator import Coordinator, Delivery
 from satchel.hub.openapi import OPENAPI
 from satchel.hub.runner import ended_complete
-from satchel.hub.stream import ended_lines
+from satchel.hub.stream import Reader, ended_lines
 from satchel.limits import (
     JSON_DEPTH_MAX,
     METADATA_BYTES_MAX,
@@ -151,14 +152,14 @@ class Api:
         self, delivery: Delivery, *, form: str, after: int, headers: dict[str, str] | None = None
     ) -> "EventStream":
         hub, turn = self._coordinator(), delivery.turn
+        reader, lines = None, []
         if delivery.stream is not None:
-            batches = delivery.stream.read(after)
+            reader = delivery.stream.reader(after)
         elif turn.status is TurnStatus.COMMITTED:
-            events = await load_events(hub.store, turn)
-            batches = render.stored(events, after=after)
+            lines = render.stored(await load_events(hub.store, turn), after=after)
         else:
-            batches = render.once(ended_lines(turn, ended_complete(turn), after=after))
-        return EventStream(batches, form=form, headers=headers or {}, keep_alive_s=hub.settings.keep_alive_s)
+            lines = ended_lines(turn, ended_complete(turn), after=after)
+        return EventStream(lines, reader, form=form, headers=headers or {}, keep_alive_s=hub.settings.keep_alive_s)
 
     # --- sessions and workers ------------------------------------------------------------------
 
@@ -293,11 +294,15 @@ def _is_plain_post(scope: Scope) -> bool:
 class EventStream:
     """A streaming response as raw ASGI: lines or SSE frames, with a sign of life in silence.
 
-    The turn does not stop when the caller leaves.
+    It is *lines*, or what *reader* takes: all that is there at once in one chunk. The
+    turn does not stop when the caller leaves.
     """
 
-    def __init__(self, batches: render.Batches, *, form: str, headers: dict[str, str], keep_alive_s: float) -> None:
-        self._batches = batches
+    def __init__(
+        self, lines: list[bytes], reader: Reader | None, *, form: str, headers: dict[str, str], keep_alive_s: float
+    ) -> None:
+        self._lines = lines
+        self._reader = reader
         self._is_sse = form == "sse"
         self._headers = headers
         self._keep_alive_s = keep_alive_s
@@ -307,40 +312,65 @@ class EventStream:
         headers = {"content-type": kind, "cache-control": "no-store", "x-accel-buffering": "no", **self._headers}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
+        if self._reader is None:
+            await send({"type": "http.response.body", "body": self._body(self._lines), "more_body": False})
+            return
+        with contextlib.closing(self._reader) as reader:
+            await self._follow(reader, receive, send)
+
+    async def _follow(self, reader: Reader, receive: Receive, send: Send) -> None:
+        """Send what comes until the last line, or until the caller leaves. No task or timer is made for a line."""
         left = asyncio.create_task(_client_left(receive))
-        pending: asyncio.Task[list[tuple[int, bytes]]] | None = None
+        left.add_done_callback(lambda _: reader.wake())
+        silence = _Silence(self._keep_alive_s, reader.wake)
         try:
-            while not left.done():
-                pending = pending or asyncio.ensure_future(anext(self._batches))
-                await asyncio.wait({pending, left}, timeout=self._keep_alive_s, return_when=asyncio.FIRST_COMPLETED)
-                if not pending.done():
-                    await send({"type": "http.response.body", "body": self._sign_of_life(), "more_body": True})
-                    continue
-                try:
-                    batch = pending.result()
-                except StopAsyncIteration:
-                    break
-                pending = None
-                body = b"".join(self._rendered(seq, line) for seq, line in batch)
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            while not left.done() and not reader.is_over:
+                body = self._body(reader.take())
+                if not body and silence.is_over():
+                    body = b": keep-alive\n\n" if self._is_sse else b"\n"
+                if body or reader.is_over:
+                    await send({"type": "http.response.body", "body": body, "more_body": not reader.is_over})
+                    silence.begin()
+                else:
+                    await reader.changed()
         finally:
+            silence.end()
             left.cancel()
-            if pending is not None:
-                pending.cancel()
 
-    def _sign_of_life(self) -> bytes:
-        return b": keep-alive\n\n" if self._is_sse else b"\n"
-
-    def _rendered(self, seq: int, line: bytes) -> bytes:
-        if not self._is_sse:
-            return line
-        return render.sse(seq, line)
+    def _body(self, lines: list[bytes]) -> bytes:
+        return b"".join(map(render.sse, lines) if self._is_sse else lines)
 
 
 async def _client_left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+class _Silence:
+    """Since when nothing was said; *broken* is called when it lasts *after_s*. One timer, set anew only as it fires."""
+
+    def __init__(self, after_s: float, broken: Callable[[], None]) -> None:
+        self._after_s = after_s
+        self._broken = broken
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._timer = self._loop.call_later(after_s, self._look)
+
+    def begin(self) -> None:
+        self._since = self._loop.time()
+
+    def is_over(self) -> bool:
+        return self._loop.time() >= self._since + self._after_s
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self.is_over():
+            self._broken()
+            self._timer = self._loop.call_later(self._after_s, self._look)
+        else:
+            self._timer = self._loop.call_at(self._since + self._after_s, self._look)
 
 
 # --- reading a request ---------------------------------------------------------------------------

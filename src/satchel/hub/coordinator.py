@@ -41,6 +41,7 @@ from satchel.protocol.messages import (
     Failure,
     FailureCode,
     Frame,
+    Pieces,
     Register,
     Release,
     Released,
@@ -357,11 +358,11 @@ class Coordinator:
     def receive(self, member: Member, frame: Frame) -> None:
         """Give a worker's frame to the session it speaks of. Raises ``PeerViolation``."""
         match frame:
-            case Event() | Result() | Failure():
+            case Event() | Pieces() | Result() | Failure():
                 key = SessionKey(member.tenant, frame.attempt.session_id)
                 runner = self._runners.get(key) or self._ahead.get(key)
                 is_taken = runner is not None and runner.receive(member, frame)
-                if not isinstance(frame, Event) and not (is_taken and _goes_on(frame)):
+                if not isinstance(frame, Event | Pieces) and not (is_taken and _goes_on(frame)):
                     self.fleet.vacate(member, frame.attempt)
             case Released():
                 member.held.pop(frame.session_id, None)

@@ -7,7 +7,6 @@ It holds no rules: what may come when, and when a silent peer is lost, is
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
 
 from satchel.errors import LinkClosed, LinkError, LinkRefused, PeerViolation
 from satchel.hub.coordinator import Coordinator
@@ -15,6 +14,7 @@ from satchel.hub.fleet import Member
 from satchel.model import Tenant
 from satchel.protocol.link import Link, Role
 from satchel.protocol.messages import Frame, HubFrame, Refused, Register, Registered
+from satchel.protocol.packing import packed
 from satchel.protocol.transport import Transport
 
 logger = logging.getLogger("satchel.hub.link")
@@ -57,31 +57,33 @@ class _ServedLink:
             self._outgoing.put_nowait(self._link.send(frame))
 
     async def _write(self) -> None:
+        """Send what waits, all of it at once."""
         while True:
-            await self._transport.send(await self._outgoing.get())
+            waiting = [await self._outgoing.get()]
+            waiting += [self._outgoing.get_nowait() for _ in range(self._outgoing.qsize())]
+            for message in packed(waiting):
+                await self._transport.send(message)
 
     async def _read(self) -> None:
-        async for frame in self._frames():
-            if isinstance(frame, Register):
-                await self._register(frame)
-            elif self._member is not None:
-                try:
-                    self._coordinator.receive(self._member, frame)
-                except PeerViolation as error:
-                    logger.error(  # noqa: TRY400  # the peer's fault, not ours: no traceback
-                        "the worker broke the rules",
-                        extra={"worker_id": self._member.worker_id, "error": str(error)},
-                    )
-                    raise
-
-    async def _frames(self) -> AsyncIterator[Frame]:
         while True:
-            data = await self._transport.receive()
-            for frame in self._link.receive(data, self._loop.time()):
+            message = await self._transport.receive()
+            for frame in self._link.receive(message, self._loop.time()):
                 logger.debug("← %s", type(frame).__name__)
-                yield frame
+                if isinstance(frame, Register):
+                    await self._register(frame)
+                elif self._member is not None:
+                    self._take(self._member, frame)
             for answer in self._link.outgoing():
                 self._outgoing.put_nowait(answer)
+
+    def _take(self, member: Member, frame: Frame) -> None:
+        try:
+            self._coordinator.receive(member, frame)
+        except PeerViolation as error:
+            logger.error(  # noqa: TRY400  # the peer's fault, not ours: no traceback
+                "the worker broke the rules", extra={"worker_id": member.worker_id, "error": str(error)}
+            )
+            raise
 
     async def _tick(self) -> None:
         while True:

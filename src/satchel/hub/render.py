@@ -1,6 +1,5 @@
 """The API's JSON shapes and stream frames, from rows and members (pure)."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -8,9 +7,6 @@ import msgspec
 from satchel.hub.fleet import Member
 from satchel.model import rfc3339
 from satchel.store.base import Session, Turn
-
-Batches = AsyncIterator[list[tuple[int, bytes]]]
-"""A stream's events in batches of (seq, line)."""
 
 
 def message(turn: Turn) -> dict[str, Any]:
@@ -63,23 +59,23 @@ def worker(member: Member) -> dict[str, Any]:
     }
 
 
-class _Seq(msgspec.Struct):
+class _Named(msgspec.Struct):
+    """What a line says before its content."""
+
     seq: int
     type: str
 
 
-def sse(seq: int, line: bytes) -> bytes:
+_named = msgspec.json.Decoder(_Named).decode
+
+
+def sse(line: bytes) -> bytes:
     """Return one event line as a server-sent event."""
-    kind = msgspec.json.decode(line, type=_Seq).type
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, kind.encode(), line.rstrip(b"\n"))
+    named = _named(line)
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (named.seq, named.type.encode(), line.rstrip(b"\n"))
 
 
-async def stored(lines: bytes, *, after: int) -> Batches:
-    """Yield a committed turn's events after a cursor; the last is always among them."""
-    events = [(msgspec.json.decode(line, type=_Seq).seq, line) for line in lines.splitlines(keepends=True)]
-    yield [event for event in events if event[0] > after] or events[-1:]
-
-
-async def once(events: list[tuple[int, bytes]]) -> Batches:
-    """Yield all of *events*."""
-    yield events
+def stored(events: bytes, *, after: int) -> list[bytes]:
+    """Return a committed turn's lines behind a cursor; the last is always among them."""
+    lines = events.splitlines(keepends=True)
+    return [line for line in lines if _named(line).seq > after] or lines[-1:]

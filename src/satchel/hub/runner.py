@@ -61,6 +61,7 @@ from satchel.protocol.messages import (
     Failure,
     FailureCode,
     NeedSnapshot,
+    Pieces,
     Release,
     Request,
     Result,
@@ -231,7 +232,7 @@ class SessionRunner:
         adoption.is_over.set()
         return True
 
-    def receive(self, member: Member, frame: Event | Result | Failure) -> bool:
+    def receive(self, member: Member, frame: Event | Pieces | Result | Failure) -> bool:
         """Take a frame of the current attempt, and tell whether it was one; any other attempt's is ignored.
 
         Raises ``PeerViolation``.
@@ -244,6 +245,10 @@ class SessionRunner:
             case Event():
                 if attempt.phase is Phase.RUNNING:
                     stream.add(frame.index, frame.item)
+                return True
+            case Pieces():
+                if attempt.phase is Phase.RUNNING:
+                    stream.add_pieces(frame.index, frame.item_id, frame.texts)
                 return True
             case Result():
                 if frame.events != stream.event_count:

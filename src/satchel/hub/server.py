@@ -21,7 +21,7 @@ from satchel.hub.link import serve_worker
 from satchel.hub.settings import HubSettings, Keys
 from satchel.hub.telemetry import Telemetry
 from satchel.hub.websocket import WebSocketTransport
-from satchel.limits import FRAME_BYTES_MAX
+from satchel.limits import LINK_MESSAGE_BYTES_MAX
 from satchel.model import DEFAULT_TENANT, Tenant
 from satchel.protocol.transport import Transport
 from satchel.store.open import open_store
@@ -201,7 +201,7 @@ def web_server(hub: HubServer, *, started: Callable[[], None]) -> uvicorn.Server
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
-        ws_max_size=FRAME_BYTES_MAX,
+        ws_max_size=LINK_MESSAGE_BYTES_MAX,
         ws_ping_interval=None,
         lifespan="off",
         access_log=False,

@@ -1,13 +1,14 @@
 """One message's events in the owner hub's memory, and reading them by cursor.
 
-Uncommitted events live only here. A restart drops what the lost attempt sent;
-every reader keeps its own cursor, and none slows the turn.
+Uncommitted events live only here, as the lines that readers get and the store keeps. A
+restart drops what the lost attempt sent; every reader keeps its own cursor, and none
+slows the turn.
 """
 
 import asyncio
 import bisect
-from collections.abc import AsyncIterator
-from typing import Any
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -19,11 +20,11 @@ from satchel.model import (
     SEQ_PER_START,
     Accepted,
     Complete,
-    Item,
     Message,
     Restarted,
     TurnEvent,
     TurnStatus,
+    WholeItem,
     rfc3339,
 )
 from satchel.store.base import Turn
@@ -34,21 +35,20 @@ class TurnStream:
 
     def __init__(self, turn: Turn, *, clock: Clock, waited_ms: float = 0) -> None:
         """*waited_ms*: how old the message was when this hub took it up."""
-        self._turn = turn
         self._waited_ms = waited_ms
         self._start = start_of_end(turn)
         self._index = 0
         self._bytes = 0
         self._texts: list[str] = []
-        self._changed = asyncio.Event()
+        self._readers: dict[Reader, None] = {}
         self._stopwatch_s = clock.stopwatch_s
         self._since = self._stopwatch_s()
-        self.is_done = False
         self._is_cut = False
-        self._accepted = self._line(
-            1, 0, "accepted", Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
-        )
-        self._events: list[tuple[int, bytes]] = [(SEQ_PER_START, self._accepted)]
+        self.is_done = False
+        self._ids = _ids(turn)
+        accepted = Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
+        self._seqs = [SEQ_PER_START]
+        self._lines = [_line(SEQ_PER_START, 1, self._ids, "accepted", accepted)]
         if turn.status is TurnStatus.RUNNING and turn.starts > 1:
             self._append("restarted", Restarted(reason="the message runs again"), index=0)
 
@@ -70,28 +70,53 @@ class TurnStream:
         """Begin the events of start *start_number*; the first has nothing to drop."""
         self._start, self._index, self._bytes, self._texts = start_number, 0, 0, []
         if start_number > 1:
-            del self._events[1:]
+            del self._lines[1:], self._seqs[1:]
             self._append("restarted", Restarted(reason=reason), index=0)
 
-    def add(self, index: int, item: Item) -> None:
+    def add(self, index: int, item: WholeItem) -> None:
         """Append an attempt's *index*-th event. Raises ``PeerViolation`` for a gap or too much."""
         if index <= self._index:
             return  # sent again after an adoption
-        if index != self._index + 1:
-            raise PeerViolation(f"Event {index} follows event {self._index}.")
+        self._check_next(index)
         if isinstance(item, Message):
             self._texts.append(item.text)
         self._append(ITEM_TYPES[type(item)], item, index=index)
+        self._check_size()
+
+    def add_pieces(self, index: int, item_id: str, texts: Sequence[str]) -> None:
+        """Append pieces of a message as the events from the *index*-th on. Raises as ``add`` does."""
+        texts = texts[max(self._index + 1 - index, 0) :]  # the others are sent again after an adoption
+        if not texts:
+            return
+        index = max(index, self._index + 1)
+        self._check_next(index)
+        first = self._start * SEQ_PER_START + index
+        before = _before(self._start, self._ids, "text_delta") + b'{"item_id":%b,"text":' % msgspec.json.encode(item_id)
+        for seq, text in enumerate(texts, start=first):
+            line = b'{"seq":%d%b%b}}\n' % (seq, before, msgspec.json.encode(text))
+            self._seqs.append(seq)
+            self._lines.append(line)
+            self._bytes += len(line)
+            self._check_size()
+        self._index = index + len(texts) - 1
+        self._wake()
+
+    def _check_next(self, index: int) -> None:
+        if index != self._index + 1:
+            raise PeerViolation(f"Event {index} follows event {self._index}.")
+
+    def _check_size(self) -> None:
         if self._bytes > TURN_EVENTS_BYTES_MAX:
             raise PeerViolation("The attempt sent more event bytes than one attempt may.")
 
     def last(self, complete: Complete) -> bytes:
         """Return the line that ``finish`` would append: it is stored before it is shown."""
-        return self._line(self._start, self._index + 1, "complete", complete)
+        seq = self._start * SEQ_PER_START + self._index + 1
+        return _line(seq, self._start, self._ids, "complete", complete)
 
     def lines(self) -> bytes:
         """Return what is stored with the commit, without the last line."""
-        return b"".join(line for _, line in self._events)
+        return b"".join(self._lines)
 
     def finish(self, complete: Complete) -> None:
         """Append the last event and let the readers go.
@@ -105,50 +130,99 @@ class TurnStream:
 
     def replay(self, lines: bytes) -> None:
         """Replace what is here by what was stored with the commit, but for the last event, which ``finish`` appends."""
-        stored = [(msgspec.json.decode(line, type=TurnEvent).seq, line) for line in lines.splitlines(keepends=True)]
-        self._events = stored[:-1]
-        self._start, self._index = divmod(self._events[-1][0], SEQ_PER_START)
+        self._lines = lines.splitlines(keepends=True)[:-1]
+        self._seqs = [msgspec.json.decode(line, type=TurnEvent).seq for line in self._lines]
+        self._start, self._index = divmod(self._seqs[-1], SEQ_PER_START)
 
     def cut(self) -> None:
         """Let the readers go without an end: the hub stops, and they resume at the next one."""
         self._is_cut = True
-        self._changed.set()
+        self._wake()
 
-    async def read(self, after: int) -> AsyncIterator[list[tuple[int, bytes]]]:
-        """Yield batches of (seq, line) with ``seq > after``, until the last event was among them.
+    def reader(self, after: int) -> "Reader":
+        """Return a reader of what comes behind cursor *after*; ``close`` it."""
+        reader = Reader(self, after)
+        self._readers[reader] = None
+        return reader
 
-        The last event is always sent: a reader that is past it asked whether it ended.
-        A hub that stops ends the reading without it.
+    async def read(self, after: int) -> AsyncIterator[list[bytes]]:
+        """Yield what comes behind cursor *after* as a reader takes it, until there is no more."""
+        with contextlib.closing(self.reader(after)) as reader:
+            while not reader.is_over:
+                if lines := reader.take():
+                    yield lines
+                elif not reader.is_over:
+                    await reader.changed()
+
+    # --- what a reader asks ------------------------------------------------------------------
+
+    def behind(self, after: int) -> list[bytes]:
+        """Return the lines with ``seq > after``; of a stream that is done the last one at least.
+
+        A reader that is past it asked whether it ended.
         """
-        while True:
-            changed = self._changed
-            batch = self._events[bisect.bisect_right(self._events, after, key=_seq) :]
-            if self.is_done and not batch:
-                batch = self._events[-1:]
-            if batch:
-                after = batch[-1][0]
-                yield batch
-            elif self._is_cut:
-                return
-            else:
-                await changed.wait()
-            if self.is_done and after >= self._events[-1][0]:
-                return
+        lines = self._lines[bisect.bisect_right(self._seqs, after) :]
+        return lines or (self._lines[-1:] if self.is_done else [])
+
+    @property
+    def last_seq(self) -> int:
+        return self._seqs[-1]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing will come any more."""
+        return self.is_done or self._is_cut
+
+    def leave(self, reader: "Reader") -> None:
+        self._readers.pop(reader, None)
+
+    # --- appending ---------------------------------------------------------------------------
 
     def _append(self, kind: str, content: object, *, index: int) -> None:
-        line = self._line(self._start, index, kind, content)
+        seq = self._start * SEQ_PER_START + index
+        line = _line(seq, self._start, self._ids, kind, content)
         self._index = index
         self._bytes += len(line)
-        self._events.append((self._start * SEQ_PER_START + index, line))
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._seqs.append(seq)
+        self._lines.append(line)
+        self._wake()
 
-    def _line(self, start: int, index: int, kind: str, content: object) -> bytes:
-        return event_line(self._turn, start * SEQ_PER_START + index, start, kind, content)
+    def _wake(self) -> None:
+        for reader in self._readers:
+            reader.wake()
 
 
-def _seq(event: tuple[int, bytes]) -> int:
-    return event[0]
+class Reader:
+    """One reader of a stream, at its own pace: ``take`` what is there, then wait until it ``changed``."""
+
+    def __init__(self, stream: TurnStream, after: int) -> None:
+        self._stream = stream
+        self._after = after
+        self._waiter: asyncio.Future[None] | None = None
+        self.is_over = False
+        """Whether all that will come was taken: up to the last event, or up to where a hub that stops cut it."""
+
+    def take(self) -> list[bytes]:
+        """Return the lines that were not taken yet, in order."""
+        stream = self._stream
+        lines = stream.behind(self._after)
+        self.is_over = stream.is_closed
+        self._after = max(self._after, stream.last_seq)
+        return lines
+
+    async def changed(self) -> None:
+        """Wait until something came, the stream ended, or somebody called ``wake``."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def wake(self) -> None:
+        """End the wait of ``changed``."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Hear no more. Idempotent."""
+        self._stream.leave(self)
 
 
 def start_of_end(turn: Turn) -> int:
@@ -156,29 +230,31 @@ def start_of_end(turn: Turn) -> int:
     return turn.starts + (turn.starts == turn.starts_before)
 
 
-def event_line(turn: Turn, seq: int, attempt: int, kind: str, content: object) -> bytes:
-    """Return one event as a line of JSON."""
-    named: dict[str, Any] = {kind: content}  # the field is named like the type
-    event = TurnEvent(
-        seq=seq,
-        attempt=attempt,
-        type=kind,
-        session_id=turn.key.session_id,
-        message_id=turn.message_id,
-        **named,
-    )
-    return msgspec.json.encode(event) + b"\n"
+def _ids(turn: Turn) -> bytes:
+    """Return the part of a line that is the same in each of a message's: its names."""
+    names = msgspec.json.encode({"session_id": turn.key.session_id, "message_id": turn.message_id})
+    return b"," + names[1:-1]
 
 
-def ended_lines(turn: Turn, complete: Complete, *, after: int) -> list[tuple[int, bytes]]:
+def _before(attempt: int, ids: bytes, kind: str) -> bytes:
+    """Return a line from behind its number up to its content, which is named like the type."""
+    return b',"attempt":%d,"type":"%b"%b,"%b":' % (attempt, kind.encode(), ids, kind.encode())
+
+
+def _line(seq: int, attempt: int, ids: bytes, kind: str, content: object) -> bytes:
+    """Return one event as a line of JSON: the bytes that encoding a ``TurnEvent`` would give."""
+    return b'{"seq":%d%b%b}\n' % (seq, _before(attempt, ids, kind), msgspec.json.encode(content))
+
+
+def ended_lines(turn: Turn, complete: Complete, *, after: int) -> list[bytes]:
     """Return what a reader of a turn that ended without a commit gets: accepted, and its end.
 
     The events between were provisional and are gone.
     """
-    start = start_of_end(turn)
-    events = []
+    start, ids = start_of_end(turn), _ids(turn)
+    lines = []
     if after < SEQ_PER_START:
         accepted = Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
-        events.append((SEQ_PER_START, event_line(turn, SEQ_PER_START, 1, "accepted", accepted)))
+        lines.append(_line(SEQ_PER_START, 1, ids, "accepted", accepted))
     seq = start * SEQ_PER_START + SEQ_PER_START - 1
-    return [*events, (seq, event_line(turn, seq, start, "complete", complete))]
+    return [*lines, _line(seq, start, ids, "complete", complete)]

@@ -5,21 +5,21 @@ import contextlib
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from satchel.errors import LinkClosed, PeerViolation
-from satchel.limits import FRAME_BYTES_MAX
+from satchel.limits import LINK_MESSAGE_BYTES_MAX
 
 NORMAL_CLOSURE = 1000
 """RFC 6455, section 7.4.1."""
 
 
 class WebSocketTransport:
-    """Frames over an accepted WebSocket."""
+    """Messages over an accepted WebSocket."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
 
-    async def send(self, frame: bytes) -> None:
+    async def send(self, message: bytes) -> None:
         try:
-            await self._websocket.send_bytes(frame)
+            await self._websocket.send_bytes(message)
         except (WebSocketDisconnect, RuntimeError, OSError) as error:  # Starlette raises RuntimeError once it is closed
             raise LinkClosed from error
 
@@ -29,9 +29,9 @@ class WebSocketTransport:
             raise LinkClosed(message.get("reason") or "")
         data = message.get("bytes")
         if not isinstance(data, bytes):
-            raise PeerViolation("A link carries binary frames only.")
-        if len(data) > FRAME_BYTES_MAX:
-            raise PeerViolation(f"A frame has at most {FRAME_BYTES_MAX} bytes.")
+            raise PeerViolation("A link carries binary messages only.")
+        if len(data) > LINK_MESSAGE_BYTES_MAX:
+            raise PeerViolation(f"A message has at most {LINK_MESSAGE_BYTES_MAX} bytes.")
         return data
 
     async def close(self, reason: str = "") -> None:

@@ -1,12 +1,14 @@
 """Frames to bytes and back. Refuses what it does not know and what is out of shape or bounds.
 
-``link.proto`` is the format. Decoding raises ``PeerViolation`` alone, which names the
+``link.proto`` is the format. A message is one or more frames; the bytes of several
+messages, one behind the other, are one message. Decoding raises ``PeerViolation`` alone, which names the
 field; whether a payload is what its envelope claims is for those who open it. Fields
 that a newer peer adds are skipped; a frame, code or kind that it adds is refused.
 """
 
 import datetime as dt
 import enum
+import functools
 import itertools
 import math
 import re
@@ -18,7 +20,15 @@ from google.protobuf.message import Message as Protobuf
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from satchel.errors import InvalidRequest, MessageTooLarge, PeerViolation
-from satchel.limits import EVENT_BYTES_MAX, FRAME_BYTES_MAX, ID_LENGTH_MAX, METADATA_BYTES_MAX, TEXT_BYTES_MAX
+from satchel.limits import (
+    EVENT_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    ID_LENGTH_MAX,
+    LINK_MESSAGE_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    PACKED_BYTES_MAX,
+    TEXT_BYTES_MAX,
+)
 from satchel.model import (
     AgentHandoff,
     AgentSpec,
@@ -27,7 +37,6 @@ from satchel.model import (
     Epoch,
     FunctionCall,
     FunctionCallOutput,
-    Item,
     Link,
     Message,
     MessageId,
@@ -38,8 +47,8 @@ from satchel.model import (
     SessionId,
     StateId,
     StateName,
-    TextDelta,
     Version,
+    WholeItem,
     WorkerId,
     checked_id,
     rfc3339,
@@ -55,6 +64,7 @@ from satchel.protocol.messages import (
     HeldState,
     HubFrame,
     NeedSnapshot,
+    Pieces,
     Ping,
     Pong,
     Refused,
@@ -80,11 +90,11 @@ _SECONDS_MAX: Final = 253_402_300_799
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 AnyEnum = TypeVar("AnyEnum", bound=enum.Enum)
-AnyFrame = TypeVar("AnyFrame", pb.WorkerFrame, pb.HubFrame)
+AnyMessage = TypeVar("AnyMessage", pb.WorkerMessage, pb.HubMessage)
 
 
 def encode_worker(frame: WorkerFrame) -> bytes:
-    """Return the bytes of a frame that a worker sends.
+    """Return a message with one frame that a worker sends.
 
     Raises ``InvalidRequest`` for a value that the format cannot hold (text with a
     lone surrogate, a negative number, a malformed time), ``MessageTooLarge`` over
@@ -94,18 +104,26 @@ def encode_worker(frame: WorkerFrame) -> bytes:
 
 
 def encode_hub(frame: HubFrame) -> bytes:
-    """Return the bytes of a frame that a hub sends. Raises as ``encode_worker`` does."""
+    """Return a message with one frame that a hub sends. Raises as ``encode_worker`` does."""
     return _bytes_of(frame, _hub_frame)
 
 
-def decode_worker(data: bytes) -> WorkerFrame:
-    """Return the frame that a worker sent. Raises ``PeerViolation``."""
-    message = _parsed(data, pb.WorkerFrame)
+def decode_worker(data: bytes) -> list[WorkerFrame]:
+    """Return the frames of a worker's message, in order, one at least. Raises ``PeerViolation``."""
+    return [_read_worker_frame(frame) for frame in _parsed(data, pb.WorkerMessage).frames]
+
+
+def decode_hub(data: bytes) -> list[HubFrame]:
+    """Return the frames of a hub's message, in order, one at least. Raises ``PeerViolation``."""
+    return [_read_hub_frame(frame) for frame in _parsed(data, pb.HubMessage).frames]
+
+
+def _read_worker_frame(message: pb.WorkerFrame) -> WorkerFrame:
     match message.WhichOneof("frame"):
-        case "register":
-            return _read_register(message.register)
         case "response":
             return _read_response(message.response)
+        case "register":
+            return _read_register(message.register)
         case "released":
             return Released(_session_id(message.released.session_id))
         case "ping":
@@ -116,9 +134,7 @@ def decode_worker(data: bytes) -> WorkerFrame:
             raise _violation("frame", "is of no kind that a worker sends")
 
 
-def decode_hub(data: bytes) -> HubFrame:  # noqa: PLR0911  # one line a frame
-    """Return the frame that a hub sent. Raises ``PeerViolation``."""
-    message = _parsed(data, pb.HubFrame)
+def _read_hub_frame(message: pb.HubFrame) -> HubFrame:  # noqa: PLR0911  # one line a frame
     match message.WhichOneof("frame"):
         case "registered":
             return _read_registered(message.registered)
@@ -145,6 +161,10 @@ def decode_hub(data: bytes) -> HubFrame:  # noqa: PLR0911  # one line a frame
             raise _violation("frame", "is of no kind that a hub sends")
 
 
+_FRAMES_TAG: Final = b"\x0a"
+"""How a frame begins in a message: field 1, and its length behind it."""
+
+
 def _bytes_of(frame: Any, build: Any) -> bytes:  # one of our two frame types, and its builder
     try:
         data: bytes = build(frame).SerializeToString(deterministic=True)
@@ -156,16 +176,31 @@ def _bytes_of(frame: Any, build: Any) -> bytes:  # one of our two frame types, a
             frame_bytes=len(data),
             frame_bytes_max=FRAME_BYTES_MAX,
         )
-    return data
+    return _FRAMES_TAG + _varint(len(data)) + data
 
 
-def _parsed(data: bytes, kind: type[AnyFrame]) -> AnyFrame:
-    if len(data) > FRAME_BYTES_MAX:
-        raise _violation("frame", f"has more than {FRAME_BYTES_MAX} bytes")
+def _varint(number: int) -> bytes:
+    """Return a length as protobuf writes it: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while number > 0x7F:  # noqa: PLR2004  # what seven bits hold
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
+
+
+def _parsed(data: bytes, kind: type[AnyMessage]) -> AnyMessage:
+    if len(data) > LINK_MESSAGE_BYTES_MAX:
+        raise _violation("frame", f"has more than {LINK_MESSAGE_BYTES_MAX} bytes")
     try:
-        return kind.FromString(data)
+        message = kind.FromString(data)
     except DecodeError as error:
         raise _violation("frame", "is not protobuf of the link's format") from error
+    if not message.frames:
+        raise _violation("frame", "is missing")
+    if len(data) > PACKED_BYTES_MAX and len(message.frames) > 1:
+        raise _violation("frame", f"is one of several in a message of more than {PACKED_BYTES_MAX} bytes")
+    return message
 
 
 # --- worker -> hub, written -----------------------------------------------------------------------
@@ -177,6 +212,9 @@ def _worker_frame(frame: WorkerFrame) -> pb.WorkerFrame:  # noqa: PLR0911  # one
             return pb.WorkerFrame(register=_register(frame))
         case Event():
             return pb.WorkerFrame(response=_event(frame))
+        case Pieces():
+            pieces = pb.TextDelta(item_id=frame.item_id, text=frame.texts)
+            return pb.WorkerFrame(response=_response(frame.attempt, index=frame.index, text_delta=pieces))
         case Result():
             return pb.WorkerFrame(response=_response(frame.attempt, complete=_result(frame)))
         case Failure():
@@ -229,8 +267,6 @@ def _event(frame: Event) -> pb.TextMessageResponse:
     match item:
         case Message():
             return _response(attempt, index=index, message=_message(item))
-        case TextDelta():
-            return _response(attempt, index=index, text_delta=pb.TextDelta(item_id=item.item_id, text=item.text))
         case FunctionCall():
             call = pb.FunctionCall(
                 id=item.id,
@@ -451,25 +487,29 @@ def _read_agent(message: pb.AgentSpec) -> AgentSpec:
     )
 
 
-def _read_response(message: pb.TextMessageResponse) -> Event | Result | Failure:
-    attempt = AttemptName(
-        _session_id(message.session_id),
-        MessageId(_id(message.message_id, "message_id")),
-        Epoch(_number(message.epoch, "epoch", least=1)),
-    )
-    if message.WhichOneof("event") == "complete":
+def _read_response(message: pb.TextMessageResponse) -> Event | Pieces | Result | Failure:
+    attempt = _attempt_name(message.session_id, message.message_id, message.epoch)
+    kind = message.WhichOneof("event")
+    if kind == "complete":
         return _read_complete(attempt, message.complete)
-    return Event(attempt, _number(message.index, "index", least=1), _read_item(message))
+    index = _number(message.index, "index", least=1)
+    if kind == "text_delta":
+        return _read_pieces(attempt, index, message.text_delta)
+    return Event(attempt, index, _read_item(message))
 
 
-def _read_item(message: pb.TextMessageResponse) -> Item:
+def _read_pieces(attempt: AttemptName, index: int, message: pb.TextDelta) -> Pieces:
+    _check_event_size(message)
+    if not message.text:
+        raise _violation("text", "is missing")
+    return Pieces(attempt, index, message.item_id, tuple(message.text))
+
+
+def _read_item(message: pb.TextMessageResponse) -> WholeItem:
     match message.WhichOneof("event"):
         case "message":
             _check_event_size(message.message)
             return _read_message(message.message)
-        case "text_delta":
-            _check_event_size(message.text_delta)
-            return TextDelta(message.text_delta.item_id, message.text_delta.text)
         case "function_call":
             call = message.function_call
             _check_event_size(call)
@@ -569,11 +609,7 @@ def _read_request(message: pb.TextMessageRequest) -> Request:
     state = message.session_state
     base = _named_by(state)
     return Request(
-        attempt=AttemptName(
-            _session_id(message.session_id),
-            MessageId(_id(message.message_id, "message_id")),
-            Epoch(_number(message.epoch, "epoch", least=1)),
-        ),
+        attempt=_attempt_name(message.session_id, message.message_id, message.epoch),
         start_number=_number(message.start_number, "start_number", least=1),
         attempt_number=_number(message.attempt_number, "attempt_number", least=1),
         agent=_id(message.agent_name, "agent_name"),
@@ -655,10 +691,16 @@ def _read_digest(message: pb.AgentSessionState) -> bytes | None:
 
 
 def _read_attempt(message: pb.AttemptName) -> AttemptName:
+    return _attempt_name(message.session_id, message.message_id, message.epoch)
+
+
+@functools.lru_cache(maxsize=4096)
+def _attempt_name(session_id: str, message_id: str, epoch: int) -> AttemptName:
+    """Return a name that was checked; each of an attempt's frames carries it, and the first pays."""
     return AttemptName(
-        _session_id(message.session_id),
-        MessageId(_id(message.message_id, "message_id")),
-        Epoch(_number(message.epoch, "epoch", least=1)),
+        _session_id(session_id),
+        MessageId(_id(message_id, "message_id")),
+        Epoch(_number(epoch, "epoch", least=1)),
     )
 
 

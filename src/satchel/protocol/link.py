@@ -6,7 +6,7 @@ call raises ``LinkClosed`` with the reason. One link is used from one thread.
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from satchel.errors import LinkClosed, LinkError, PeerViolation
@@ -19,6 +19,7 @@ from satchel.protocol.messages import (
     Failure,
     Frame,
     NeedSnapshot,
+    Pieces,
     Ping,
     Pong,
     Refused,
@@ -55,6 +56,7 @@ MOVES: Final[dict[Role, dict[LinkState, dict[type[Frame], LinkState]]]] = {
         LinkState.REGISTERING: {},
         LinkState.OPEN: {
             Event: LinkState.OPEN,
+            Pieces: LinkState.OPEN,
             Result: LinkState.OPEN,
             Failure: LinkState.OPEN,
             Released: LinkState.OPEN,
@@ -85,15 +87,18 @@ not even a ping.
 """
 
 _ENCODE: Final[dict[Role, Callable[[Any], bytes]]] = {Role.WORKER: codec.encode_worker, Role.HUB: codec.encode_hub}
-_DECODE: Final[dict[Role, Callable[[bytes], Frame]]] = {Role.WORKER: codec.decode_worker, Role.HUB: codec.decode_hub}
+_DECODE: Final[dict[Role, Callable[[bytes], Sequence[Frame]]]] = {
+    Role.WORKER: codec.decode_worker,
+    Role.HUB: codec.decode_hub,
+}
 
 
 class Link:
     """One side of a link.
 
-    Call ``receive`` with every frame that arrives and ``tick`` at ``next_deadline``;
-    send what ``send``, ``outgoing`` and ``tick`` return, in order. Times are seconds of
-    any clock that never goes back.
+    Call ``receive`` with every message that arrives and ``tick`` at ``next_deadline``;
+    send what ``send``, ``outgoing`` and ``tick`` return, in order, each as a message of
+    its own or joined with others. Times are seconds of any clock that never goes back.
     """
 
     def __init__(self, role: Role, *, now: float) -> None:
@@ -111,26 +116,37 @@ class Link:
         return self._state
 
     def receive(self, data: bytes, now: float) -> list[Frame]:
-        """Return the frames for the shell in *data*: one, or none if it was the heartbeat's.
+        """Return the frames for the shell in a message, in order: none if all were the heartbeat's.
 
         Raises ``PeerViolation`` when the peer broke the rules, ``LinkClosed`` when this
         side is dead. A ping's answer waits in ``outgoing``.
         """
         self._check_alive()
         try:
-            frame = _DECODE[self._role.peer](data)
-            self._check_received(frame)
+            frames = _DECODE[self._role.peer](data)
+            for frame in frames:
+                self._take(frame, now)
         except PeerViolation as error:
             self._die(error.message)
             raise
-        self._enter(MOVES[self._role.peer][self._state][type(frame)], frame)
-        if isinstance(frame, Registered):
-            self._ticked_at = now
-        if isinstance(frame, Ping):
-            self._answers.append(_ENCODE[self._role](Pong(frame.number)))
-        if isinstance(frame, Pong):
-            self._silent_ticks = self._pings_sent - frame.number
-        return [] if isinstance(frame, Ping | Pong) else [frame]
+        return [frame for frame in frames if not isinstance(frame, Ping | Pong)]
+
+    def _take(self, frame: Frame, now: float) -> None:
+        """Follow one frame of the peer's. Raises ``PeerViolation``."""
+        after = MOVES[self._role.peer][self._state].get(type(frame))
+        if after is None:
+            name = type(frame).__name__
+            raise PeerViolation(f"The {self._role.peer} sent {name} while the link was {self._state}.", field="frame")
+        match frame:
+            case Registered():
+                self._ticked_at = now
+            case Ping(number=number):
+                self._answers.append(_ENCODE[self._role](Pong(number)))
+            case Pong(number=number):
+                if not 0 <= self._pings_sent - number < self._silent_ticks:
+                    raise PeerViolation("The peer's number is of no ping that waits for an answer.", field="number")
+                self._silent_ticks = self._pings_sent - number
+        self._enter(after, frame)
 
     def outgoing(self) -> list[bytes]:
         """Return what is to be sent because of what was received. Each is returned once."""
@@ -138,7 +154,7 @@ class Link:
         return answers
 
     def send(self, frame: Frame) -> bytes:
-        """Return the bytes of *frame* for the transport.
+        """Return the message of *frame* for the transport.
 
         Raises ``LinkClosed`` when this side is dead and ``LinkError`` when the frame is
         not legal now. What ``codec`` cannot encode raises as it says there; the link
@@ -175,14 +191,6 @@ class Link:
     def next_deadline(self) -> float:
         """Return when ``tick`` has something to do."""
         return self._ticked_at + self._ping_interval_s
-
-    def _check_received(self, frame: Frame) -> None:
-        if type(frame) not in MOVES[self._role.peer][self._state]:
-            name = type(frame).__name__
-            raise PeerViolation(f"The {self._role.peer} sent {name} while the link was {self._state}.", field="frame")
-        match frame:
-            case Pong(number=number) if not 0 <= self._pings_sent - number < self._silent_ticks:
-                raise PeerViolation("The peer's number is of no ping that waits for an answer.", field="number")
 
     def _enter(self, state: LinkState, frame: Frame) -> None:
         """Make the one move of *frame*, sent or received."""

@@ -211,8 +211,8 @@ class TextDelta(_message.Message):
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     item_id: str
-    text: str
-    def __init__(self, item_id: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    text: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, item_id: _Optional[str] = ..., text: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RowChanges(_message.Message):
     __slots__ = ("inserted", "updated", "deleted")
@@ -383,6 +383,18 @@ class Pong(_message.Message):
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     number: int
     def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class WorkerMessage(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedCompositeFieldContainer[WorkerFrame]
+    def __init__(self, frames: _Optional[_Iterable[_Union[WorkerFrame, _Mapping]]] = ...) -> None: ...
+
+class HubMessage(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedCompositeFieldContainer[HubFrame]
+    def __init__(self, frames: _Optional[_Iterable[_Union[HubFrame, _Mapping]]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
     __slots__ = ("ping", "pong", "register", "response", "released")

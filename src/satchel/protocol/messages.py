@@ -14,13 +14,13 @@ import msgspec
 from satchel.model import (
     AgentSpec,
     Epoch,
-    Item,
     Link,
     MessageId,
     Payload,
     SchemaName,
     SessionId,
     StateName,
+    WholeItem,
     WorkerId,
 )
 
@@ -62,11 +62,20 @@ class Register(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """The ``index``-th event (from 1) of an attempt."""
+    """The ``index``-th event (from 1) of an attempt. A piece of text travels in ``Pieces``."""
 
     attempt: AttemptName
     index: int
-    item: Item
+    item: WholeItem
+
+
+class Pieces(msgspec.Struct, frozen=True):
+    """The events of an attempt from the ``index``-th on: the next pieces of message ``item_id``, one at least."""
+
+    attempt: AttemptName
+    index: int
+    item_id: str
+    texts: tuple[str, ...]
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -206,6 +215,6 @@ class Pong(msgspec.Struct, frozen=True):
     number: int
 
 
-WorkerFrame = Register | Event | Result | Failure | Released | Ping | Pong
+WorkerFrame = Register | Event | Pieces | Result | Failure | Released | Ping | Pong
 HubFrame = Registered | Refused | Request | Committed | Cancel | NeedSnapshot | Release | Ping | Pong
 Frame = WorkerFrame | HubFrame

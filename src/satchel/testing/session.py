@@ -43,6 +43,7 @@ from satchel.model import (
     SessionKey,
     Start,
     StateName,
+    TextDelta,
     TurnEvent,
     TurnReport,
     Version,
@@ -58,6 +59,7 @@ from satchel.protocol.messages import (
     Event,
     Failure,
     FailureCode,
+    Pieces,
     Registered,
     Release,
     Request,
@@ -210,6 +212,8 @@ class SessionUnderTest:
             match frame:
                 case Event() if frame.attempt == attempt:
                     items.append(frame.item)
+                case Pieces() if frame.attempt == attempt:
+                    items += [TextDelta(frame.item_id, text) for text in frame.texts]
                 case Result() | Failure() if frame.attempt == attempt:
                     return frame
                 case _:

@@ -9,7 +9,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from satchel.errors import InvalidRequest, LinkClosed, LinkRefused, PeerViolation
-from satchel.limits import FRAME_BYTES_MAX
+from satchel.limits import LINK_MESSAGE_BYTES_MAX
 from satchel.worker.link import Dial
 
 PATH: Final = "/v1/worker"
@@ -49,7 +49,7 @@ async def _connected(url: str, headers: Mapping[str, str]) -> ClientConnection:
         return await connect(
             url,
             additional_headers=headers,
-            max_size=FRAME_BYTES_MAX,
+            max_size=LINK_MESSAGE_BYTES_MAX,
             compression=None,  # states are compressed already
             ping_interval=None,  # the link has its own
             close_timeout=CLOSE_S,
@@ -79,14 +79,14 @@ def _error_body(body: bytes | bytearray | None) -> dict[str, Any]:
 
 
 class WebSocketTransport:
-    """Frames over a dialled WebSocket."""
+    """Messages over a dialled WebSocket."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
 
-    async def send(self, frame: bytes) -> None:
+    async def send(self, message: bytes) -> None:
         try:
-            await self._socket.send(frame)
+            await self._socket.send(message)
         except ConnectionClosed as error:
             raise LinkClosed(str(error)) from error
 

@@ -6,9 +6,10 @@ where it runs ``linkthread``'s.
 
 import asyncio
 import concurrent.futures
+import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from satchel.errors import InvalidRequest, LinkClosed, LinkError, LinkRefused, MessageTooLarge
@@ -19,12 +20,14 @@ from satchel.protocol.messages import (
     Failure,
     FailureCode,
     HubFrame,
+    Pieces,
     Refused,
     Register,
     Registered,
     Result,
     WorkerFrame,
 )
+from satchel.protocol.packing import merged, packed
 from satchel.protocol.transport import Transport
 
 logger = logging.getLogger("satchel.worker.link")
@@ -172,12 +175,26 @@ class _Connection:
             await self._transport.close(reason)
 
     async def _write(self) -> None:
-        """Send frames in order, until the mark that ends them."""
+        """Send what waits, all of it at once, until the mark that ends it."""
         outgoing = self._owner.outgoing()
-        while (frame := await outgoing.get()) is not None:
-            if isinstance(frame, bytes) or self.was_registered:
-                await self._transport.send(frame if isinstance(frame, bytes) else self._encoded(frame))
-            # Else it was sent for the link before this one, and is dropped as if none was up.
+        is_last = False
+        while not is_last:
+            waiting = [await outgoing.get()]
+            waiting += [outgoing.get_nowait() for _ in range(outgoing.qsize())]
+            is_last = None in waiting
+            for message in packed(self._messages(waiting)):
+                await self._transport.send(message)
+
+    def _messages(self, waiting: Sequence[WorkerFrame | bytes | None]) -> Iterator[bytes]:
+        """Yield the heartbeat's messages and those of the frames, in order, up to the mark."""
+        frames = []
+        for each in itertools.takewhile(lambda each: each is not None, waiting):
+            if isinstance(each, bytes):
+                yield each
+            elif each is not None:
+                frames.append(each)
+        if self.was_registered:  # else they were sent for the link before this one, and are dropped as if none was up
+            yield from map(self._encoded, merged(frames))
 
     def _encoded(self, frame: WorkerFrame) -> bytes:
         logger.debug("→ %s", type(frame).__name__)
@@ -185,7 +202,7 @@ class _Connection:
             return self._link.send(frame)
         except (InvalidRequest, MessageTooLarge) as error:
             logger.exception("a frame cannot be sent", extra={"frame": type(frame).__name__})
-            if not isinstance(frame, Event | Result | Failure):
+            if not isinstance(frame, Event | Pieces | Result | Failure):
                 raise LinkClosed(error.message) from error
             # The hub must not wait for it, nor see a gap in the events behind it.
             message = "The worker could not send what the turn made; its log says why."

@@ -378,7 +378,7 @@ class Runtime:
         request, worker = attempt.request, attempt.worker
         voice = Voice(
             attempt.name,
-            emit=attempt.events.add,
+            events=attempt.events,
             history=session.history if worker.records_history else None,
             handler=worker.handler_name,
             clock=self._clock,

@@ -2,15 +2,16 @@
 
 import hashlib
 import itertools
-from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterable, Coroutine, Generator, Iterable
 from types import FrameType
 from typing import Any, Final, TypeVar
 
 from satchel.clock import Clock
 from satchel.errors import TurnMisused
-from satchel.model import Content, Item, Message, MessageId, TextDelta, rfc3339
+from satchel.model import Content, Message, MessageId, rfc3339
 from satchel.protocol.messages import AttemptName
 from satchel.state.history import History, HistoryItem
+from satchel.worker.events import AttemptEvents
 
 Said = str | Iterable[str] | AsyncIterable[str]
 """What can be said: a text, or its pieces, which are streamed."""
@@ -28,12 +29,12 @@ class Voice:
     """Emits the items of attempt *name* in order. *history* is None if the worker records none."""
 
     def __init__(
-        self, name: AttemptName, *, emit: Callable[[Item], None], history: History | None, handler: str, clock: Clock
+        self, name: AttemptName, *, events: AttemptEvents, history: History | None, handler: str, clock: Clock
     ) -> None:
         self._name = name
         self._ids = itertools.count()
         self._clock = clock
-        self._emit = emit
+        self._events = events
         self._history = history
         self._handler = handler
         self._begun: list[_Awaited[Any]] = []
@@ -58,13 +59,13 @@ class Voice:
 
     def emit(self, item: HistoryItem) -> None:
         """Send *item*, and record it. Raises what ``AttemptEvents.add`` and ``History.append`` raise."""
-        self._emit(item)
+        self._events.add(item)
         if self._history is not None:
             self._history.append(item)
 
-    def emit_piece(self, piece: TextDelta) -> None:
+    def emit_piece(self, item_id: str, text: str) -> None:
         """Send a piece of a message; the message itself is what is recorded."""
-        self._emit(piece)
+        self._events.add_piece(item_id, text)
 
     def awaited(self, work: Coroutine[Any, Any, Result], *, name: str, frame: FrameType) -> "_Awaited[Result]":
         """Return *work* as what the handler must await; *name* and *frame* say what was called, and where."""
@@ -164,7 +165,7 @@ class _TextStream:
             raise TurnMisused(f"A turn says pieces of text, not {type(piece).__name__}.", hint=_SAYABLE)
         if piece:
             text = _plain(piece)
-            self._voice.emit_piece(TextDelta(item_id=self._item_id, text=text))
+            self._voice.emit_piece(self._item_id, text)
             self._pieces.append(text)
 
     def finish(self) -> str:

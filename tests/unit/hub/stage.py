@@ -197,7 +197,7 @@ class Stage:
     def read(self, stream: Any, after: int = -1) -> "asyncio.Task[list[dict[str, Any]]]":
         async def events() -> list[dict[str, Any]]:
             async with asyncio.timeout(PATIENCE_S):
-                return [json.loads(line) async for batch in stream.read(after) for _, line in batch]
+                return [json.loads(line) async for lines in stream.read(after) for line in lines]
 
         return asyncio.create_task(events())
 

@@ -3,21 +3,36 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from satchel.errors import LinkClosed, LinkRefused
 from satchel.limits import LOOP_BLOCKED_S
-from satchel.model import SchemaName, SessionId, WorkerId
+from satchel.model import Epoch, MessageId, SchemaName, SessionId, WorkerId
 from satchel.protocol import codec
-from satchel.protocol.messages import Ping, Pong, Refused, Register, Registered, Release, Released
+from satchel.protocol.messages import (
+    AttemptName,
+    Pieces,
+    Ping,
+    Pong,
+    Refused,
+    Register,
+    Registered,
+    Release,
+    Released,
+    WorkerFrame,
+)
 from satchel.worker import link as link_module
 from satchel.worker.dial import link_url
 from satchel.worker.link import WorkerLink
-from satchel.worker.linkthread import LinkThread
+from satchel.worker.linkthread import Bell, LinkThread
 from satchel.worker.process import WorkerHost
 from satchel.worker.watch import LoopWatch
 from satchel.worker.worker import Worker
+
+ATTEMPT = AttemptName(SessionId("s"), MessageId("m"), Epoch(1))
 
 
 class Wire:
@@ -26,17 +41,20 @@ class Wire:
     def __init__(self, test: asyncio.AbstractEventLoop) -> None:
         self._test = test
         self.to_worker: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.from_worker: asyncio.Queue[bytes] = asyncio.Queue()
+        self.from_worker: asyncio.Queue[WorkerFrame] = asyncio.Queue()
         self.closed = asyncio.Event()
+        self.send_whole: Callable[[bytes], None] = lambda _: None
 
-    async def send(self, frame: bytes) -> None:
-        self._test.call_soon_threadsafe(self.from_worker.put_nowait, frame)
+    async def send(self, message: bytes) -> None:
+        self.send_whole(message)
+        for frame in codec.decode_worker(message):
+            self._test.call_soon_threadsafe(self.from_worker.put_nowait, frame)
 
     async def receive(self) -> bytes:
-        frame = await self.to_worker.get()
-        if frame is None:
+        message = await self.to_worker.get()
+        if message is None:
             raise LinkClosed("cut")
-        return frame
+        return message
 
     async def close(self, reason: str = "") -> None:  # noqa: ARG002  # a socket would carry it
         self._test.call_soon_threadsafe(self.closed.set)
@@ -66,7 +84,7 @@ class Hub:
 
     async def hear(self):
         wire, _ = self._wire
-        return codec.decode_worker(await wire.from_worker.get())
+        return await wire.from_worker.get()
 
     def say(self, frame) -> None:
         self.put(codec.encode_hub(frame))
@@ -152,8 +170,8 @@ async def test_a_handler_that_blocks_its_loop_delays_no_pong(linked):
     answered = threading.Event()
     send = wire.send
 
-    async def seen(frame):
-        await send(frame)
+    async def seen(message):
+        await send(message)
         answered.set()
 
     wire.send = seen
@@ -221,6 +239,55 @@ async def test_what_is_under_way_is_sent_before_the_link_stops(linked):
     await link.stop()
 
     assert [(await hub.hear()).session_id for _ in range(20)] == [f"s{number}" for number in range(20)]
+
+
+async def test_what_waits_travels_in_one_message(linked):
+    """Each message costs a system call on both sides, and wakes the hub."""
+    hub, user, link = linked
+    await registered(hub, user)
+    wire, link_loop = hub._wire
+    sent = []
+    wire.send_whole = sent.append
+
+    held = threading.Event()
+    link_loop.call_soon_threadsafe(held.wait)
+    for index in range(1, 4):
+        link.send(Pieces(ATTEMPT, index, "i", (str(index),)))
+    link.send(Released(SessionId("s")))
+    held.set()
+
+    assert await hub.hear() == Pieces(ATTEMPT, 1, "i", ("1", "2", "3"))
+    assert await hub.hear() == Released(SessionId("s"))
+    assert len(sent) == 1
+
+
+async def test_a_bell_is_rung_once_for_calls_that_wait_and_one_that_fails_stops_no_other():
+    """To ring is to wake another thread; a frame that fails must not take those behind it with it."""
+    loop = asyncio.get_running_loop()
+    failures, made, rings = [], asyncio.Queue(), []
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    bell = Bell(loop)
+    ring = loop.call_soon_threadsafe
+
+    def fail():
+        raise ValueError
+
+    loop.call_soon_threadsafe = lambda *call: (rings.append(call), ring(*call))
+    bell.call(fail)
+    for number in range(5):
+        bell.call(partial(made.put_nowait, number))
+    loop.call_soon_threadsafe = ring
+
+    assert len(rings) == 1
+    assert [await made.get() for _ in range(5)] == list(range(5))
+    assert [type(error) for error in failures] == [ValueError]
+
+
+async def test_a_bell_of_a_loop_that_is_closed_is_not_heard():
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    Bell(loop).call(lambda: None)
 
 
 async def test_a_link_that_never_connected_stops():

@@ -7,7 +7,7 @@ import pytest
 import satchel.testing
 from satchel.errors import HandlerError, TurnMisused
 from satchel.limits import EVENT_BYTES_MAX
-from satchel.model import MessageId, SessionId, TextDelta
+from satchel.model import MessageId, SessionId
 from satchel.protocol.messages import AttemptName
 from satchel.worker import events
 from satchel.worker.context import current_turn
@@ -197,48 +197,48 @@ def attempt_events(sent):
 
 
 def test_an_event_at_its_bound_is_sent_and_one_past_it_is_not():
-    around = len(b'{"item_id":"i","text":""}') + ENVELOPE_BYTES
+    around = len(b'""') + ENVELOPE_BYTES
     sent = []
     added = attempt_events(sent)
 
-    added.add(TextDelta("i", "x" * (EVENT_BYTES_MAX - around)))
+    added.add_piece("i", "x" * (EVENT_BYTES_MAX - around))
     with pytest.raises(TurnMisused, match=str(EVENT_BYTES_MAX)):
-        added.add(TextDelta("i", "x" * (EVENT_BYTES_MAX - around + 1)))
+        added.add_piece("i", "x" * (EVENT_BYTES_MAX - around + 1))
 
     assert len(sent) == 1
 
 
 def test_a_turns_events_are_bounded_in_bytes_and_number(monkeypatch):
     """They are kept in memory until the commit."""
-    one = len(b'{"item_id":"i","text":"x"}') + ENVELOPE_BYTES
+    one = len(b'"x"') + ENVELOPE_BYTES
     monkeypatch.setattr(events, "TURN_EVENTS_BYTES_MAX", 3 * one)
     added = attempt_events([])
     for _ in range(3):
-        added.add(TextDelta("i", "x"))
+        added.add_piece("i", "x")
     with pytest.raises(TurnMisused, match="bytes"):
-        added.add(TextDelta("i", "x"))
+        added.add_piece("i", "x")
 
     monkeypatch.setattr(events, "EVENTS_MAX", 3)
     with pytest.raises(TurnMisused, match="at most 3 events"):
-        added.add(TextDelta("i", "x"))
+        added.add_piece("i", "x")
 
     assert len(added) == 3
 
 
 def test_text_that_is_not_unicode_is_refused_before_it_reaches_the_link():
     with pytest.raises(TurnMisused, match="surrogate"):
-        attempt_events([]).add(TextDelta("i", "\ud800"))
+        attempt_events([]).add_piece("i", "\ud800")
 
 
 def test_events_made_while_the_link_is_down_follow_those_before_it():
     sent = []
     added = attempt_events(sent)
-    added.add(TextDelta("i", "1"))
+    added.add_piece("i", "1")
     added.mute()
-    added.add(TextDelta("i", "2"))
+    added.add_piece("i", "2")
     assert len(sent) == 1
 
     added.send_again()
-    added.add(TextDelta("i", "3"))
+    added.add_piece("i", "3")
 
     assert [event.index for event in sent] == [1, 1, 2, 3]
