@@ -28,14 +28,14 @@ class AttemptEvents:
     def __init__(self, name: AttemptName, send: Callable[[Event | Pieces], None]) -> None:
         self._name = name
         self._send = send
-        self._frames: list[Event | Pieces] = []
+        self._events: list[Event | Pieces] = []
         self._bytes = 0
         self._is_live = True
         self._is_closed = False
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._events)
 
     def add(self, item: WholeItem) -> None:
         """Append *item*, and send it if the link is up.
@@ -45,13 +45,13 @@ class AttemptEvents:
         """
         size = _size(item)
         with self._lock:
-            self._append(Event(self._name, len(self._frames) + 1, item), size)
+            self._append(Event(self._name, len(self._events) + 1, item), size)
 
     def add_piece(self, item_id: str, text: str) -> None:
         """Append the next piece of message *item_id*. Raises as ``add`` does."""
         size = _size(text)
         with self._lock:
-            self._append(Pieces(self._name, len(self._frames) + 1, item_id, (text,)), size)
+            self._append(Pieces(self._name, len(self._events) + 1, item_id, (text,)), size)
 
     def mute(self) -> None:
         """Only keep events from now on: the link is down. Idempotent."""
@@ -61,8 +61,8 @@ class AttemptEvents:
     def send_again(self) -> None:
         """Send every event from the first, and those to come at once."""
         with self._lock:
-            for frame in self._frames:
-                self._send(frame)
+            for event in self._events:
+                self._send(event)
             self._is_live = True
 
     def close(self) -> None:
@@ -74,14 +74,14 @@ class AttemptEvents:
         """Keep one event as its frame, and send it. The lock is held."""
         if self._is_closed:
             raise Cancelled("The turn is over: nothing can be sent for it any more.")
-        if len(self._frames) >= EVENTS_MAX:
+        if len(self._events) >= EVENTS_MAX:
             raise TurnMisused(f"A turn has at most {EVENTS_MAX} events.", hint="Stream text in larger pieces.")
         if self._bytes + size > TURN_EVENTS_BYTES_MAX:
             raise TurnMisused(
                 f"A turn's events have at most {TURN_EVENTS_BYTES_MAX} bytes.",
                 hint="Stream text in larger pieces, and keep documents in tables.",
             )
-        self._frames.append(frame)
+        self._events.append(frame)
         self._bytes += size
         if self._is_live:
             self._send(frame)
