@@ -324,15 +324,17 @@ class EventStream:
         left.add_done_callback(lambda _: reader.wake())
         silence = _Silence(self._keep_alive_s, reader.wake)
         try:
-            while not left.done() and not reader.is_over:
+            body = b""
+            while not (reader.is_over or left.done()):
+                await reader.changed()
                 body = self._body(reader.take())
                 if not body and silence.is_over():
                     body = b": keep-alive\n\n" if self._is_sse else b"\n"
-                if body or reader.is_over:
-                    await send({"type": "http.response.body", "body": body, "more_body": not reader.is_over})
+                if body and not reader.is_over:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
                     silence.begin()
-                else:
-                    await reader.changed()
+                    body = b""
+            await send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
             silence.end()
             left.cancel()

@@ -358,16 +358,21 @@ class Coordinator:
     def receive(self, member: Member, frame: Frame) -> None:
         """Give a worker's frame to the session it speaks of. Raises ``PeerViolation``."""
         match frame:
-            case Event() | Pieces() | Result() | Failure():
-                key = SessionKey(member.tenant, frame.attempt.session_id)
-                runner = self._runners.get(key) or self._ahead.get(key)
-                is_taken = runner is not None and runner.receive(member, frame)
-                if not isinstance(frame, Event | Pieces) and not (is_taken and _goes_on(frame)):
+            case Pieces() | Event():
+                self._told(member, frame)
+            case Result() | Failure():
+                is_taken = self._told(member, frame)
+                if not (is_taken and _goes_on(frame)):
                     self.fleet.vacate(member, frame.attempt)
             case Released():
                 member.held.pop(frame.session_id, None)
             case _:
                 pass  # the link's own frames end at the link
+
+    def _told(self, member: Member, frame: Event | Pieces | Result | Failure) -> bool:
+        key = SessionKey(member.tenant, frame.attempt.session_id)
+        runner = self._runners.get(key) or self._ahead.get(key)
+        return runner is not None and runner.receive(member, frame)
 
     # --- what a runner asks --------------------------------------------------------------------
 

@@ -67,8 +67,10 @@ class _ServedLink:
     async def _read(self) -> None:
         while True:
             message = await self._transport.receive()
-            for frame in self._link.receive(message, self._loop.time()):
-                logger.debug("← %s", type(frame).__name__)
+            frames = self._link.receive(message, self._loop.time())
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("← %s", ", ".join(type(frame).__name__ for frame in frames))
+            for frame in frames:
                 if isinstance(frame, Register):
                     await self._register(frame)
                 elif self._member is not None:

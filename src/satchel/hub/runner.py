@@ -242,13 +242,13 @@ class SessionRunner:
             return False
         stream = self.streams[attempt.name.message_id]
         match frame:
-            case Event():
-                if attempt.phase is Phase.RUNNING:
-                    stream.add(frame.index, frame.item)
-                return True
             case Pieces():
                 if attempt.phase is Phase.RUNNING:
                     stream.add_pieces(frame.index, frame.item_id, frame.texts)
+                return True
+            case Event():
+                if attempt.phase is Phase.RUNNING:
+                    stream.add(frame.index, frame.item)
                 return True
             case Result():
                 if frame.events != stream.event_count:

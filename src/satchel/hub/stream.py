@@ -29,6 +29,8 @@ from satchel.model import (
 )
 from satchel.store.base import Turn
 
+_json = msgspec.json.Encoder().encode
+
 
 class TurnStream:
     """The events of one message while it is queued or running, and shortly after."""
@@ -46,6 +48,7 @@ class TurnStream:
         self._is_cut = False
         self.is_done = False
         self._ids = _ids(turn)
+        self._piece_of, self._piece_before = (0, ""), b""
         accepted = Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
         self._seqs = [SEQ_PER_START]
         self._lines = [_line(SEQ_PER_START, 1, self._ids, "accepted", accepted)]
@@ -90,16 +93,20 @@ class TurnStream:
             return
         index = max(index, self._index + 1)
         self._check_next(index)
-        first = self._start * SEQ_PER_START + index
-        before = _before(self._start, self._ids, "text_delta") + b'{"item_id":%b,"text":' % msgspec.json.encode(item_id)
-        for seq, text in enumerate(texts, start=first):
-            line = b'{"seq":%d%b%b}}\n' % (seq, before, msgspec.json.encode(text))
-            self._seqs.append(seq)
-            self._lines.append(line)
-            self._bytes += len(line)
+        before = self._before_piece(item_id)
+        for seq, text in enumerate(texts, start=self._start * SEQ_PER_START + index):
+            self._keep(seq, b'{"seq":%d%b%b}}\n' % (seq, before, _json(text)))
             self._check_size()
         self._index = index + len(texts) - 1
         self._wake()
+
+    def _before_piece(self, item_id: str) -> bytes:
+        """Return a piece's line from behind its number up to its text: as long as an item lasts, the same."""
+        piece_of = (self._start, item_id)
+        if piece_of != self._piece_of:
+            before = _before(self._start, self._ids, "text_delta")
+            self._piece_of, self._piece_before = piece_of, b'%b{"item_id":%b,"text":' % (before, _json(item_id))
+        return self._piece_before
 
     def _check_next(self, index: int) -> None:
         if index != self._index + 1:
@@ -180,12 +187,14 @@ class TurnStream:
 
     def _append(self, kind: str, content: object, *, index: int) -> None:
         seq = self._start * SEQ_PER_START + index
-        line = _line(seq, self._start, self._ids, kind, content)
         self._index = index
+        self._keep(seq, _line(seq, self._start, self._ids, kind, content))
+        self._wake()
+
+    def _keep(self, seq: int, line: bytes) -> None:
         self._bytes += len(line)
         self._seqs.append(seq)
         self._lines.append(line)
-        self._wake()
 
     def _wake(self) -> None:
         for reader in self._readers:
@@ -211,9 +220,10 @@ class Reader:
         return lines
 
     async def changed(self) -> None:
-        """Wait until something came, the stream ended, or somebody called ``wake``."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+        """Wait until there is something to take, the stream ended, or somebody called ``wake``."""
+        if self._stream.last_seq <= self._after and not self._stream.is_closed:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def wake(self) -> None:
         """End the wait of ``changed``."""
@@ -232,7 +242,7 @@ def start_of_end(turn: Turn) -> int:
 
 def _ids(turn: Turn) -> bytes:
     """Return the part of a line that is the same in each of a message's: its names."""
-    names = msgspec.json.encode({"session_id": turn.key.session_id, "message_id": turn.message_id})
+    names = _json({"session_id": turn.key.session_id, "message_id": turn.message_id})
     return b"," + names[1:-1]
 
 
@@ -243,7 +253,7 @@ def _before(attempt: int, ids: bytes, kind: str) -> bytes:
 
 def _line(seq: int, attempt: int, ids: bytes, kind: str, content: object) -> bytes:
     """Return one event as a line of JSON: the bytes that encoding a ``TurnEvent`` would give."""
-    return b'{"seq":%d%b%b}\n' % (seq, _before(attempt, ids, kind), msgspec.json.encode(content))
+    return b'{"seq":%d%b%b}\n' % (seq, _before(attempt, ids, kind), _json(content))
 
 
 def ended_lines(turn: Turn, complete: Complete, *, after: int) -> list[bytes]:

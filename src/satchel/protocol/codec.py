@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar, assert_never
 
 from google.protobuf.message import DecodeError, EncodeError
-from google.protobuf.message import Message as Protobuf
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from satchel.errors import InvalidRequest, MessageTooLarge, PeerViolation
@@ -110,7 +109,11 @@ def encode_hub(frame: HubFrame) -> bytes:
 
 def decode_worker(data: bytes) -> list[WorkerFrame]:
     """Return the frames of a worker's message, in order, one at least. Raises ``PeerViolation``."""
-    return [_read_worker_frame(frame) for frame in _parsed(data, pb.WorkerMessage).frames]
+    frames = _parsed(data, pb.WorkerMessage).frames
+    if len(data) > EVENT_BYTES_MAX:  # else no event in it is
+        for frame in frames:
+            _check_event_size(frame.response)
+    return [_read_worker_frame(frame) for frame in frames]
 
 
 def decode_hub(data: bytes) -> list[HubFrame]:
@@ -499,30 +502,26 @@ def _read_response(message: pb.TextMessageResponse) -> Event | Pieces | Result |
 
 
 def _read_pieces(attempt: AttemptName, index: int, message: pb.TextDelta) -> Pieces:
-    _check_event_size(message)
-    if not message.text:
+    texts = tuple(message.text[:])
+    if not texts:
         raise _violation("text", "is missing")
-    return Pieces(attempt, index, message.item_id, tuple(message.text))
+    return Pieces(attempt, index, message.item_id, texts)
 
 
 def _read_item(message: pb.TextMessageResponse) -> WholeItem:
     match message.WhichOneof("event"):
         case "message":
-            _check_event_size(message.message)
             return _read_message(message.message)
         case "function_call":
             call = message.function_call
-            _check_event_size(call)
             return FunctionCall(call.id, call.call_id, call.name, call.arguments, _read_time(call))
         case "function_call_output":
             output = message.function_call_output
-            _check_event_size(output)
             return FunctionCallOutput(
                 output.id, output.call_id, output.name, output.output, _read_time(output), output.is_error
             )
         case "agent_handoff":
             handoff = message.agent_handoff
-            _check_event_size(handoff)
             old = handoff.old_agent_id if handoff.HasField("old_agent_id") else None
             return AgentHandoff(handoff.id, handoff.new_agent_id, _read_time(handoff), old)
         case _:
@@ -711,8 +710,9 @@ def _read_time(message: pb.ChatMessage | pb.FunctionCall | pb.FunctionCallOutput
     return rfc3339(at.seconds * 1000 + at.nanos // 1_000_000)
 
 
-def _check_event_size(message: Protobuf) -> None:
-    if message.ByteSize() > EVENT_BYTES_MAX:
+def _check_event_size(message: pb.TextMessageResponse) -> None:
+    kind = message.WhichOneof("event")
+    if kind not in {None, "complete"} and getattr(message, kind).ByteSize() > EVENT_BYTES_MAX:
         raise _violation("event", f"has more than {EVENT_BYTES_MAX} bytes")
 
 

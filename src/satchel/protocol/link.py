@@ -86,6 +86,12 @@ The worker registers first; until the hub has answered, neither sends anything e
 not even a ping.
 """
 
+BEATS: Final = (Ping, Pong)
+"""What ends at the link: the shell does not see it."""
+
+OWN_FRAMES: Final = (*BEATS, Registered, Refused)
+"""What the link itself acts on."""
+
 _ENCODE: Final[dict[Role, Callable[[Any], bytes]]] = {Role.WORKER: codec.encode_worker, Role.HUB: codec.encode_hub}
 _DECODE: Final[dict[Role, Callable[[bytes], Sequence[Frame]]]] = {
     Role.WORKER: codec.decode_worker,
@@ -129,7 +135,7 @@ class Link:
         except PeerViolation as error:
             self._die(error.message)
             raise
-        return [frame for frame in frames if not isinstance(frame, Ping | Pong)]
+        return [frame for frame in frames if not isinstance(frame, BEATS)]
 
     def _take(self, frame: Frame, now: float) -> None:
         """Follow one frame of the peer's. Raises ``PeerViolation``."""
@@ -137,16 +143,24 @@ class Link:
         if after is None:
             name = type(frame).__name__
             raise PeerViolation(f"The {self._role.peer} sent {name} while the link was {self._state}.", field="frame")
+        if isinstance(frame, OWN_FRAMES):
+            self._follow(frame, now)
+        self._state = after
+
+    def _follow(self, frame: Frame, now: float) -> None:
+        """Do what the link itself does about a frame of the peer's."""
         match frame:
             case Registered():
                 self._ticked_at = now
+                self._agree(frame)
+            case Refused():
+                self._agree(frame)
             case Ping(number=number):
                 self._answers.append(_ENCODE[self._role](Pong(number)))
             case Pong(number=number):
                 if not 0 <= self._pings_sent - number < self._silent_ticks:
                     raise PeerViolation("The peer's number is of no ping that waits for an answer.", field="number")
                 self._silent_ticks = self._pings_sent - number
-        self._enter(after, frame)
 
     def outgoing(self) -> list[bytes]:
         """Return what is to be sent because of what was received. Each is returned once."""
@@ -165,7 +179,8 @@ class Link:
         if after is None:
             raise LinkError(f"A {self._role} does not send {type(frame).__name__} while the link is {self._state}.")
         data = _ENCODE[self._role](frame)
-        self._enter(after, frame)
+        self._agree(frame)
+        self._state = after
         return data
 
     def tick(self, now: float) -> list[bytes]:
@@ -192,14 +207,13 @@ class Link:
         """Return when ``tick`` has something to do."""
         return self._ticked_at + self._ping_interval_s
 
-    def _enter(self, state: LinkState, frame: Frame) -> None:
-        """Make the one move of *frame*, sent or received."""
+    def _agree(self, frame: Frame) -> None:
+        """Keep what *frame*, sent or received, says about the link."""
         if isinstance(frame, Registered):
             self._ping_interval_s = frame.ping_interval_s
             self._silent_ticks = 0
-        if isinstance(frame, Refused):
+        elif isinstance(frame, Refused):
             self._reason = f"The hub refused the worker: {frame.message}"
-        self._state = state
 
     def _die(self, reason: str) -> None:
         self._reason = reason

@@ -89,9 +89,25 @@ async def test_a_caller_that_leaves_ends_the_response_and_not_the_turn():
         await caller.hears(1)
         caller.leaves.set()
 
-    assert not caller.is_whole
+    assert caller.chunks[1:] == [b""]
     assert not stream._readers
     stream.add(1, said("goes on"))
+
+
+async def test_a_caller_that_leaves_while_it_is_slow_ends_the_response_too():
+    """Nobody is waited for twice: it left while a chunk was on its way."""
+    stream, caller = TurnStream(turn(starts=1), clock=Clock()), Caller()
+    caller.has_room.clear()
+
+    async with answered(stream, caller):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        caller.leaves.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        caller.has_room.set()
+
+    assert not stream._readers
 
 
 async def test_silence_is_broken_by_an_empty_line_as_often_as_it_lasts():
