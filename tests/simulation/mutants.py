@@ -247,7 +247,9 @@ _MUTANTS: Final = (
         harm="rollout",
         edits=(
             Edit(
-                "state.session:OpenSession.commit", "        self._schema_version = self._database.schema_version\n", ""
+                "state.session:OpenSession.commit",
+                "            self._schema_version = self._database.schema_version\n",
+                "",
             ),
         ),
     ),

@@ -48,11 +48,15 @@ _SAVEPOINT: Final = re.compile(
 )
 
 
+_OURS: Final = apsw.SQLITE_PREPARE_PERSISTENT
+"""Statements are cached by their text and these flags, which a handler's never have."""
+
+
 class Database:
     """A connection that is never handed out.
 
-    ``run`` is for our own statements, ``run_fenced`` for a handler's, who holds
-    ``lock`` then. Everything else may be used from any thread, but from one at a time.
+    ``run`` and ``run_kept`` are for our own statements, ``run_fenced`` for a handler's, who
+    holds ``lock`` then. Everything else may be used from any thread, but from one at a time.
     """
 
     def __init__(self) -> None:
@@ -63,6 +67,8 @@ class Database:
         # optimisation, which a later session would not see. This one watches nothing.
         self._sentinel = apsw.Session(self.connection, "main")
         self.authorizer = Authorizer()
+        self._cursor: Final = self.connection.cursor()
+        self._page_size = 0
         self._is_ending = False
         self.is_lost = False
         """The turn's transaction ended without us: an OR ROLLBACK conflict, a failed write."""
@@ -72,8 +78,8 @@ class Database:
         self._harden()
 
     def expire_statements(self) -> None:
-        """Have every statement prepared anew: call it when a recorder was attached."""
-        self.connection.authorizer = self.authorizer
+        """Have every statement prepared anew, and so met by the authorizer again."""
+        self.connection.authorizer = self.authorizer.check
 
     def _harden(self) -> None:
         for option, value in _ALWAYS.items():
@@ -85,7 +91,8 @@ class Database:
 
     def prepare_pages(self) -> None:
         """Set what a connection knows of its file: call it after the file is in place."""
-        pages = limits.STATE_BYTES_MAX // self.page_size
+        self._page_size = int(self.run("PRAGMA main.page_size")[0][0])
+        pages = limits.STATE_BYTES_MAX // self._page_size
         for pragma in (f"max_page_count={pages}", "secure_delete=1", "cell_size_check=1", "mmap_size=0"):
             self.run(f"PRAGMA main.{pragma}")
 
@@ -95,28 +102,24 @@ class Database:
             self.connection.config(option, 0 if quiet else 1)
 
     @property
-    def page_size(self) -> int:
-        return int(self.run("PRAGMA main.page_size")[0][0])
-
-    @property
     def schema_version(self) -> int:
         """SQLite's count of definitions made; a copy has a count of its own."""
-        return int(self.run("PRAGMA main.schema_version")[0][0])
+        return int(self.run_kept("PRAGMA main.schema_version")[0][0])
 
     @property
     def size(self) -> int:
         """Bytes of the database, pages x page size, with what is uncommitted."""
-        return int(self.run("PRAGMA main.page_count")[0][0]) * self.page_size
+        return int(self.run_kept("PRAGMA main.page_count")[0][0]) * self._page_size
 
     # --- transactions ----------------------------------------------------------------------
 
     def begin(self) -> None:
         assert not self.connection.in_transaction, "a transaction is open"
         self.is_lost = False
-        self.run("BEGIN")
+        self.run_kept("BEGIN")
 
     def commit(self) -> None:
-        self.run("COMMIT")
+        self.run_kept("COMMIT")
 
     def rollback(self) -> None:
         if self.connection.in_transaction:
@@ -141,15 +144,23 @@ class Database:
 
     def run(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """Run one statement of ours and return all its rows."""
+        return self._run(sql, parameters, can_cache=False)
+
+    def run_kept(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """Run one statement that every turn runs, as ``run``: it is kept prepared."""
+        return self._run(sql, parameters, can_cache=True)
+
+    def _run(self, sql: str, parameters: Parameters, *, can_cache: bool) -> list[tuple[Any, ...]]:
+        authorizer = self.authorizer
         with self.lock:
-            before, self.authorizer.fence = self.authorizer.fence, Fence.DOWN
+            before, authorizer.fence = authorizer.fence, Fence.DOWN
             try:
-                # Never cached: a handler that sends the same text must meet the authorizer.
-                return self.connection.execute(sql, parameters, can_cache=False).fetchall()
+                # A handler that sends the same text must meet the authorizer: hence the flags.
+                return self._cursor.execute(sql, parameters, can_cache=can_cache, prepare_flags=_OURS).fetchall()
             except apsw.FullError as error:
                 raise _too_large() from error
             finally:
-                self.authorizer.fence = before
+                authorizer.fence = before
 
     def run_fenced(
         self, sql: str, parameters: Parameters | Sequence[Parameters], *, many: bool = False
@@ -201,7 +212,7 @@ class Database:
         """Return the committed database on a connection of its own, which remembers nothing; quiet."""
         copy = Database()
         try:
-            copy.run(f"PRAGMA main.page_size={self.page_size}")
+            copy.run(f"PRAGMA main.page_size={self._page_size}")
             with copy.connection.backup("main", self.connection, "main") as backup:
                 backup.step()
             copy.prepare_pages()

@@ -1,7 +1,7 @@
 """Deltas: what a recorded turn changed, whether a changeset is the delta of one turn, and how it is applied."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import apsw
 import msgspec
@@ -27,7 +27,7 @@ _TURN_HEADER: Final = b"T\x06\x01\x00\x00\x00\x00\x00" + tables.TURN.encode() + 
 """How the changes of ``_satchel_turn`` begin: six columns, the first is the key."""
 
 
-class TurnMark(msgspec.Struct, frozen=True):
+class TurnMark(msgspec.Struct, frozen=True, array_like=True):
     """What the last change of a delta says: the new values of the one row of ``_satchel_turn``; None: unchanged."""
 
     session_id: str | None
@@ -53,9 +53,11 @@ def changes(raw: bytes, autoincrement: frozenset[str] = frozenset()) -> Changes:
     largest: dict[str, int] = {}
     last = None
     for change in apsw.Changeset.iter(raw):
-        name = change.name
-        counts.setdefault(name, [0, 0, 0])[_OPERATIONS[change.opcode]] += 1
-        if name in autoincrement and change.opcode == apsw.SQLITE_INSERT:
+        name, operation = change.name, change.opcode
+        if name not in counts:
+            counts[name] = [0, 0, 0]
+        counts[name][_OPERATIONS[operation]] += 1
+        if name in autoincrement and operation == apsw.SQLITE_INSERT:
             key = _inserted_key(change)
             largest[name] = max(largest.get(name, key), key)
         last = _mark(change) if name == tables.TURN else None
@@ -74,9 +76,8 @@ def _inserted_key(change: apsw.TableChange) -> int:
 def _mark(change: apsw.TableChange) -> TurnMark | None:
     if change.opcode != apsw.SQLITE_UPDATE or change.column_count != len(tables.TURN_COLUMNS) or change.new is None:
         return None
-    values: list[Any] = [None if value is apsw.no_change else value for value in change.new[1:]]
     try:
-        return msgspec.convert(dict(zip(tables.TURN_COLUMNS[1:], values, strict=True)), TurnMark)
+        return msgspec.convert([None if value is apsw.no_change else value for value in change.new[1:]], TurnMark)
     except msgspec.ValidationError:
         return None
 

@@ -93,7 +93,7 @@ _TRANSACTION_ADVICE: Final = "The turn is one transaction, which the runtime ope
 
 
 class Authorizer:
-    """SQLite's authorizer of one connection, called as statements are prepared.
+    """SQLite's authorizer of one connection: ``check`` is called as statements are prepared.
 
     ``structural`` collects what a changeset cannot carry, also when it is rolled
     back later; ``refusal`` says why the last statement was refused.
@@ -104,7 +104,7 @@ class Authorizer:
         self.structural: set[str] = set()
         self.refusal = ""
 
-    def __call__(
+    def check(
         self,
         action: int,
         one: str | None,

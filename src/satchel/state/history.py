@@ -46,7 +46,7 @@ class History(Sequence[HistoryItem]):
             self._check_open()
             if self._length is None:
                 # Rows are only ever appended, from 1 on.
-                self._length = self._database.run(_LENGTH)[0][0] or 0
+                self._length = self._database.run_kept(_LENGTH)[0][0] or 0
             return self._length
 
     @overload
@@ -92,7 +92,7 @@ class History(Sequence[HistoryItem]):
         content = msgspec.json.encode(item).decode()
         role = item.role if isinstance(item, Message) else None
         kind = _NAMES[type(item)]
-        self._database.run(_APPEND, (position, item.id, kind, role, self._message_id, content, item.created_at))
+        self._database.run_kept(_APPEND, (position, item.id, kind, role, self._message_id, content, item.created_at))
         self._length = position
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class History(Sequence[HistoryItem]):
         """Return the items at the positions *after* + 1 … *upto*."""
         with self._database.lock:
             self._check_open()
-            rows = self._database.run(_RANGE, (after, upto))
+            rows = self._database.run_kept(_RANGE, (after, upto))
         return [msgspec.json.decode(content, type=_TYPES[kind]) for kind, content in rows]
 
     def _check_open(self) -> None:

@@ -1,6 +1,7 @@
 """Snapshots and deltas in their envelope: compressed, with a checksum, and bounded when opened."""
 
 import hashlib
+import threading
 from typing import Final
 
 import zstandard
@@ -12,11 +13,25 @@ _LEVEL: Final = {PayloadKind.DELTA: 1, PayloadKind.SNAPSHOT: 3}
 """Deltas are on the hot path; snapshots are rare and rest for long."""
 
 
+class _Kept(threading.local):
+    """A thread's own compressor of deltas: making one costs as much as compressing a small delta."""
+
+    def __init__(self) -> None:
+        self.delta = zstandard.ZstdCompressor(level=_LEVEL[PayloadKind.DELTA])
+
+
+_kept: Final = _Kept()
+
+
 def seal(kind: PayloadKind, raw: bytes) -> Payload:
     """Return *raw* in its envelope, compressed unless that does not shrink it."""
-    encoded = zstandard.ZstdCompressor(level=_LEVEL[kind]).compress(raw)
+    encoded = _compressor(kind).compress(raw)
     encoding, data = (Encoding.ZSTD, encoded) if len(encoded) < len(raw) else (Encoding.NONE, raw)
     return Payload(kind, encoding, len(raw), checksum(data), data)
+
+
+def _compressor(kind: PayloadKind) -> zstandard.ZstdCompressor:
+    return _kept.delta if kind is PayloadKind.DELTA else zstandard.ZstdCompressor(level=_LEVEL[kind])
 
 
 def unseal(payload: Payload, *, raw_size_max: int) -> bytes:

@@ -68,6 +68,8 @@ class _Turn:
         self.history = History(database, message_id)
         self.recorder: apsw.Session | None = apsw.Session(database.connection, "main")
         self.recorder.attach()
+        self.state_bytes = 0
+        """0 until it is finished."""
         self.sequences: dict[str, int] = {}
         self.reasons: list[str] = []
         self.facts: Facts | None = None
@@ -102,6 +104,7 @@ class OpenSession:
         self._number = number
         self._facts = facts
         self._schema_version = database.schema_version
+        self._state_bytes = database.size
         self._turn: _Turn | None = None
         database.set_quiet(quiet=False)
 
@@ -166,6 +169,7 @@ class OpenSession:
             _check_digest(self._database, digest)
             self._database = _reopened(self._database, self._facts)
             self._schema_version = self._database.schema_version
+            self._state_bytes = self._database.size
         except BaseException:
             self._is_broken = True
             raise
@@ -197,7 +201,8 @@ class OpenSession:
     @property
     def state_bytes(self) -> int:
         """Bytes of the database, pages x page size, with what is pending."""
-        return self._database.size
+        turn = self._turn
+        return self._state_bytes if turn is None else turn.state_bytes or self._database.size
 
     @property
     def state(self) -> State:
@@ -241,9 +246,11 @@ class OpenSession:
 
     def _prepare(self, turn: _Turn, schema: Schema) -> None:
         database = self._database
-        database.expire_statements()
+        if database.authorizer.structural:
+            # A kept statement that was marked is marked again when it is prepared again.
+            database.expire_statements()
+            database.authorizer.structural.clear()
         turn.sequences = self._sequences()
-        database.authorizer.structural.clear()
         if self._name.version == EMPTY:
             turn.reasons.append("the first version")
         if schema.number > self._number:
@@ -280,11 +287,12 @@ class OpenSession:
             turn.close_to_handler()
         if database.connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
             raise StateMisused("A deferred foreign key is broken at the end of the turn.")
-        # Full-text tables keep writes in memory until a savepoint or the commit.
-        database.run("SAVEPOINT satchel")
-        database.run("RELEASE satchel")
-        database.run(_UPDATE_TURN, (turn.version, turn.epoch, self._name.state_id, turn.number))
         turn.reasons += sorted(database.authorizer.structural)
+        if self._facts.virtual or turn.reasons:
+            # Full-text tables keep writes in memory until a savepoint or the commit.
+            database.run("SAVEPOINT satchel")
+            database.run("RELEASE satchel")
+        database.run_kept(_UPDATE_TURN, (turn.version, turn.epoch, self._name.state_id, turn.number))
         if database.schema_version != self._schema_version:
             turn.reasons.append("the schema's version changed")
         if turn.reasons:
@@ -298,7 +306,7 @@ class OpenSession:
 
     def _recorded(self, turn: _Turn, *, wants_digest: bool, wants_snapshot: bool) -> Recorded:
         facts = turn.facts or self._facts
-        state_bytes = self.state_bytes
+        state_bytes = turn.state_bytes = self._database.size
         raw, seen, reasons = self._changeset(turn, facts)
         if raw is not None and not reasons:
             reasons = self._reasons_to_resync(turn, facts, raw, seen, state_bytes, wants_snapshot=wants_snapshot)
@@ -343,7 +351,7 @@ class OpenSession:
     def _sequences(self) -> dict[str, int]:
         if not self._facts.autoincrement:
             return {}
-        return dict(self._database.run("SELECT name, seq FROM main.sqlite_sequence"))
+        return dict(self._database.run_kept("SELECT name, seq FROM main.sqlite_sequence"))
 
     def _expected_sequences(self, turn: _Turn, seen: Changes) -> dict[str, int]:
         """Return what a copy's ``sqlite_sequence`` will be after it applied the changes."""
@@ -372,9 +380,10 @@ class OpenSession:
             self._is_broken = True
             raise
         self._name, self._pending, self._turn = self._pending, None, None
-        self._number = turn.number
-        self._facts = turn.facts or self._facts
-        self._schema_version = self._database.schema_version
+        self._number, self._state_bytes = turn.number, turn.state_bytes
+        if turn.facts is not None:
+            self._facts = turn.facts
+            self._schema_version = self._database.schema_version
 
     def rollback(self) -> None:
         """Undo the open turn, finished or not: the copy is exactly the committed state again. Idempotent."""
@@ -391,6 +400,7 @@ class OpenSession:
         assert self._turn is None, "a turn is open"
         before = digest(self._database)
         image = self._database.vacuumed()
+        self._state_bytes = self._database.size
         if digest(self._database) != before:
             raise CorruptState("VACUUM changed the rows of a state.")
         return image, before

@@ -169,7 +169,7 @@ class State(MutableMapping[str, Any]):
         with self._database.lock:
             if self._hold(key) is None:
                 raise KeyError(key)
-            self._database.run(_DELETE, (key,))
+            self._database.run_kept(_DELETE, (key,))
             self._held.pop(key, None)
 
     def __contains__(self, key: object) -> bool:
@@ -178,12 +178,12 @@ class State(MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         with self._database.lock:
             self._check_open()
-            return iter([key for (key,) in self._database.run(_KEYS)])
+            return iter([key for (key,) in self._database.run_kept(_KEYS)])
 
     def __len__(self) -> int:
         with self._database.lock:
             self._check_open()
-            return int(self._database.run(_COUNT)[0][0])
+            return int(self._database.run_kept(_COUNT)[0][0])
 
     def __repr__(self) -> str:
         return f"<State of {len(self)} values>" if self._is_open else "<State of a turn that is over>"
@@ -218,7 +218,7 @@ class State(MutableMapping[str, Any]):
         with self._database.lock:
             self._check_open()
             if key not in self._held:
-                rows = self._database.run(_GET, (_checked_key(key),))
+                rows = self._database.run_kept(_GET, (_checked_key(key),))
                 if not rows:
                     return None
                 text = rows[0][0]
@@ -226,7 +226,7 @@ class State(MutableMapping[str, Any]):
             return self._held[key]
 
     def _put(self, key: str, value: Any, text: str) -> None:
-        self._database.run(_PUT, (_checked_key(key), text))
+        self._database.run_kept(_PUT, (_checked_key(key), text))
         self._held[key] = _Held(value, text)
 
 
@@ -239,12 +239,10 @@ def _checked_key(key: str) -> str:
 def _encoded(key: str, value: Any) -> str:
     """Return *value* as JSON. Raises ``StateMisused`` that names where it is none."""
     _check_json(value, f"state[{key!r}]", limits.JSON_DEPTH_MAX)
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False)
     try:
-        text.encode()
+        return msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:
         raise StateMisused(f"state[{key!r}] holds text with half a surrogate pair, which is not Unicode.") from error
-    return text
 
 
 def _check_json(value: Any, where: str, depth: int) -> None:

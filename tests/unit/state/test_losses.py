@@ -296,6 +296,19 @@ def test_a_delete_prepared_before_the_recorder_is_seen():
         assert recording.copy().name == recording.session.name
 
 
+def test_a_statement_that_is_kept_prepared_is_judged_in_every_turn():
+    """SQLite asks what a statement does when it prepares it, and it is prepared once: a repeat does the same."""
+    with Recording(T) as recording:
+        recording.turn(f"{FILLED}; CREATE INDEX i ON t (b)")
+        recording.turn("ANALYZE")
+        write = "DELETE FROM sqlite_stat1 WHERE idx = 'none'"
+
+        kinds = [recording.turn(write).kind for _ in range(3)]
+
+        assert kinds == [PayloadKind.SNAPSHOT] * 3
+        assert recording.turn("DELETE FROM t WHERE a = 1").kind is PayloadKind.DELTA
+
+
 def test_a_table_without_a_key_is_carried_whole_ever_after():
     """A handler may define what the lint refuses; then every turn is a snapshot, and says why."""
     with Recording(T) as recording:
