@@ -33,8 +33,8 @@ from satchel.model import (
     next_state_id,
 )
 from satchel.protocol.messages import Failure, Register, Registered, Result
-from satchel.state.database import opened_image
 from satchel.state.digest import digest
+from satchel.state.image import opened_image
 from satchel.state.payload import unseal
 from satchel.state.rebuild import RebuildJob, Rebuilt, rebuilt_here
 from satchel.state.session import OpenSession

@@ -9,6 +9,7 @@ import typer
 from satchel.cli import heap, logs
 from satchel.cli.options import DEFAULT_HUB, Level, LogLevel, key_from
 from satchel.limits import SLOTS_DEFAULT
+from satchel.state.database import trim_connections
 from satchel.worker.dial import websocket_dial
 from satchel.worker.load import load_app
 from satchel.worker.process import serve_until_signalled
@@ -33,6 +34,7 @@ def worker(
     logs.configure(log_level)
     key = key_from(os.environ.get("SATCHEL_WORKER_KEY"), key_file, name="worker key")
     dial = websocket_dial(hub, key=key)
+    trim_connections()
     workers = load_app(app)
     heap.settle()
     serve_until_signalled(workers, dial=dial, slots=slots)

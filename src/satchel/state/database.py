@@ -10,7 +10,7 @@ from typing import Any, Final
 import apsw
 
 from satchel import limits
-from satchel.errors import CorruptState, StateMisused, StateTooLarge
+from satchel.errors import StateMisused, StateTooLarge
 from satchel.state.fence import Authorizer, Fence
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -38,16 +38,16 @@ _LIVELY: Final = (
     apsw.SQLITE_DBCONFIG_ENABLE_VIEW,
     apsw.SQLITE_DBCONFIG_ENABLE_FKEY,
 )
-_NOT_TEXT: Final = """
-SELECT 1 FROM main.sqlite_schema
-WHERE (typeof(type), typeof(name), typeof(tbl_name)) <> ('text', 'text', 'text') OR typeof(sql) NOT IN ('text', 'null')
-"""
-"""SQLite reads its own definitions from blobs as well; nobody else expects that."""
 _SAVEPOINT: Final = re.compile(
     r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*(SAVEPOINT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
 )
 
 
+PAGE_BYTES: Final = 4096
+"""A new session's page: compressed, a small state weighs the same whatever its page."""
+
+_STATEMENTS_KEPT: Final = 40
+"""Prepared statements that a copy keeps, each 1 to 4 KB: ours are a dozen, the rest are the handler's."""
 _OURS: Final = apsw.SQLITE_PREPARE_PERSISTENT
 """Statements are cached by their text and these flags, which a handler's never have."""
 
@@ -62,13 +62,13 @@ class Database:
     def __init__(self) -> None:
         # A handler's tools may run in threads of their framework, several at once.
         self.lock: Final = threading.RLock()
-        self.connection = apsw.Connection(":memory:")
+        self.connection = apsw.Connection(":memory:", statementcachesize=_STATEMENTS_KEPT)
         # While any session exists, no DELETE is prepared with the truncate
         # optimisation, which a later session would not see. This one watches nothing.
         self._sentinel = apsw.Session(self.connection, "main")
         self.authorizer = Authorizer()
         self._cursor: Final = self.connection.cursor()
-        self._page_size = 0
+        self._page_size = PAGE_BYTES
         self._is_ending = False
         self.is_lost = False
         """The turn's transaction ended without us: an OR ROLLBACK conflict, a failed write."""
@@ -89,12 +89,18 @@ class Database:
         self.connection.set_rollback_hook(self._rolled_back)
         self.set_quiet(quiet=True)
 
-    def prepare_pages(self) -> None:
-        """Set what a connection knows of its file: call it after the file is in place."""
-        self._page_size = int(self.run("PRAGMA main.page_size")[0][0])
-        pages = limits.STATE_BYTES_MAX // self._page_size
-        for pragma in (f"max_page_count={pages}", "secure_delete=1", "cell_size_check=1", "mmap_size=0"):
+    def set_page_size(self, page_size: int) -> None:
+        """Set the bytes of a page, before there is any, and what follows from it."""
+        self._page_size = page_size
+        pages = limits.STATE_BYTES_MAX // page_size
+        for pragma in (f"page_size={page_size}", f"max_page_count={pages}", "secure_delete=1", "cell_size_check=1"):
             self.run(f"PRAGMA main.{pragma}")
+
+    def fill(self, source: apsw.Connection, *, pages: int) -> None:
+        """Copy what *source* has committed into this empty database, *pages* at a time; others run between."""
+        with self.connection.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(pages)
 
     def set_quiet(self, *, quiet: bool) -> None:
         """Switch triggers, views and foreign keys off (checks, deltas) or on (handlers)."""
@@ -208,18 +214,9 @@ class Database:
         """Return the whole database, with what is uncommitted."""
         return self.connection.serialize("main")
 
-    def copied(self) -> "Database":
-        """Return the committed database on a connection of its own, which remembers nothing; quiet."""
-        copy = Database()
-        try:
-            copy.run(f"PRAGMA main.page_size={self._page_size}")
-            with copy.connection.backup("main", self.connection, "main") as backup:
-                backup.step()
-            copy.prepare_pages()
-        except BaseException:
-            copy.close()
-            raise
-        return copy
+    def forget_schema(self) -> None:
+        """Have the schema read anew, outside a transaction: full-text tables remember pages that a delta changed."""
+        self.run("PRAGMA main.writable_schema=RESET")
 
     def vacuumed(self) -> bytes:
         """Rewrite the database without free pages, outside a transaction, and return it."""
@@ -256,55 +253,23 @@ class _Last:
         return True
 
 
+def trim_connections() -> None:
+    """Have the connections of this process begin with 33 KB for small allocations instead of SQLite's 47.
+
+    For a process that is ours and keeps thousands: it is a setting of the whole process,
+    and left as it is where a connection is open already. Speed is the same: a turn needs less.
+    """
+    if not apsw.connections():
+        apsw.shutdown()
+        apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, 1200, 28)
+        apsw.initialize()
+
+
 def empty_database() -> Database:
     """Return a database without tables, its triggers, views and foreign keys off."""
     database = Database()
-    database.prepare_pages()
+    database.set_page_size(PAGE_BYTES)
     return database
-
-
-def opened_image(image: bytes) -> Database:
-    """Return the database of *image*, checked to be sound; triggers, views and foreign keys are off.
-
-    Raises ``CorruptState``. What its rows say is checked by others: the state
-    ID, the digest, the schema.
-    """
-    _check_header(image)
-    with contextlib.closing(Database()) as database:
-        try:
-            with_deadline(database.connection, lambda: _load(database, image))
-            # A deserialized database serializes as it was at its last commit, and in
-            # pieces while a transaction is open. A plain in-memory one does not.
-            return database.copied()
-        except (apsw.Error, UnicodeDecodeError) as error:  # a report of damage may name what is not UTF-8
-            raise CorruptState(f"The image of a state cannot be opened: {error}") from error
-
-
-def _load(database: Database, image: bytes) -> None:
-    database.connection.deserialize("main", image)
-    database.prepare_pages()
-    report = database.run("PRAGMA main.quick_check(1)")
-    if report != [("ok",)]:
-        raise CorruptState(f"The image of a state is damaged: {report[0][0]}")
-    if database.run("PRAGMA main.encoding") != [("UTF-8",)]:
-        raise CorruptState("The image of a state is not in UTF-8.")
-    if database.run(_NOT_TEXT):
-        raise CorruptState("The image of a state has definitions that are not text.")
-
-
-def _check_header(image: bytes) -> None:
-    size = int.from_bytes(image[16:18], "big") if len(image) >= 100 else 0  # noqa: PLR2004  # SQLite's header has 100 bytes
-    page_size = 65536 if size == 1 else size
-    is_sound = (
-        0 < len(image) <= limits.STATE_BYTES_MAX
-        and image.startswith(b"SQLite format 3\0")
-        and page_size >= 512  # noqa: PLR2004  # SQLite's smallest page
-        and page_size & (page_size - 1) == 0
-        and len(image) % page_size == 0
-        and image[18:20] == b"\x01\x01"  # a WAL file cannot be opened in memory
-    )
-    if not is_sound:
-        raise CorruptState("The image of a state has no sound header.")
 
 
 def with_deadline(connection: apsw.Connection, work: Callable[[], None]) -> None:

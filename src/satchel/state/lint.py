@@ -54,7 +54,7 @@ def lint(connection: apsw.Connection) -> list[Finding]:
 
 
 def _rows(connection: apsw.Connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    return connection.execute(sql, parameters).fetchall()
+    return connection.execute(sql, parameters, can_cache=False).fetchall()
 
 
 def _virtual_findings(connection: apsw.Connection, name: str) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 import zstandard
@@ -11,6 +12,11 @@ from satchel.model import Encoding, Payload, PayloadKind
 
 _LEVEL: Final = {PayloadKind.DELTA: 1, PayloadKind.SNAPSHOT: 3}
 """Deltas are on the hot path; snapshots are rare and rest for long."""
+
+PIECE_BYTES: Final = 1024 * 1024
+"""Bytes decompressed at a time."""
+_WINDOW_BYTES_MAX: Final = 8 * PIECE_BYTES
+"""What a frame may have its decoder keep: four times what our own snapshots do."""
 
 
 class _Kept(threading.local):
@@ -41,6 +47,28 @@ def unseal(payload: Payload, *, raw_size_max: int) -> bytes:
     *raw_size_max*, or checksum, encoding or size are not those of the data. At
     most ``raw_size`` bytes are ever allocated for the result.
     """
+    _check_sealed(payload, raw_size_max)
+    raw = payload.data if payload.encoding is Encoding.NONE else _decompressed(payload)
+    _check_size(payload, len(raw))
+    return raw
+
+
+def unsealed(payload: Payload, *, raw_size_max: int) -> Iterator[bytes | memoryview]:
+    """Yield the raw bytes of *payload* in pieces of at most ``PIECE_BYTES``, and raise what ``unseal`` raises.
+
+    Of a frame that holds more than it names, one piece too many is decompressed.
+    """
+    _check_sealed(payload, raw_size_max)
+    size = 0
+    for piece in _pieces(payload):
+        size += len(piece)
+        if size > payload.raw_size:
+            break
+        yield piece
+    _check_size(payload, size)
+
+
+def _check_sealed(payload: Payload, raw_size_max: int) -> None:
     if not 0 <= payload.raw_size <= raw_size_max:
         raise CorruptPayload(
             f"A {payload.kind} of {payload.raw_size} bytes is over its bound of {raw_size_max}.",
@@ -49,15 +77,29 @@ def unseal(payload: Payload, *, raw_size_max: int) -> bytes:
         )
     if payload.checksum != checksum(payload.data):
         raise CorruptPayload(f"The checksum of a {payload.kind} is not that of its bytes.")
-    raw = payload.data if payload.encoding is Encoding.NONE else _decompressed(payload)
-    if len(raw) != payload.raw_size:
-        raise CorruptPayload(f"A {payload.kind} has {len(raw)} bytes, not the {payload.raw_size} it names.")
-    return raw
+
+
+def _check_size(payload: Payload, size: int) -> None:
+    if size != payload.raw_size:
+        raise CorruptPayload(f"A {payload.kind} has {size} bytes, not the {payload.raw_size} it names.")
 
 
 def checksum(data: bytes) -> bytes:
     """Return the checksum (16 bytes) of encoded bytes."""
     return hashlib.sha256(data).digest()[:16]
+
+
+def _pieces(payload: Payload) -> Iterator[bytes | memoryview]:
+    if payload.encoding is Encoding.NONE:
+        data = memoryview(payload.data)
+        yield from (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
+        return
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX).stream_reader(payload.data) as reader:
+            while piece := reader.read(PIECE_BYTES):
+                yield piece
+    except zstandard.ZstdError as error:
+        raise CorruptPayload(f"A {payload.kind} cannot be decompressed.") from error
 
 
 def _decompressed(payload: Payload) -> bytes:

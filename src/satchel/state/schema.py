@@ -32,6 +32,7 @@ ORDER BY l.name, x.cid
 _OWN: Final = (
     "SELECT name, sql FROM main.sqlite_schema WHERE tbl_name LIKE '\\_satchel\\_%' ESCAPE '\\' AND sql NOT NULL"
 )
+_ALL_DEFINITIONS: Final = "SELECT type, name, tbl_name, sql FROM main.sqlite_schema ORDER BY rowid"
 _VIRTUAL: Final = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'virtual'"
 
 
@@ -50,6 +51,11 @@ class Facts(msgspec.Struct, frozen=True):
     shapes: dict[str, Shape]
     autoincrement: frozenset[str]
     virtual: frozenset[str]
+
+
+_SURVEYED_MAX: Final = 64
+_surveyed: Final[dict[bytes, Facts]] = {}
+"""The facts by the hash of all definitions, on which alone they depend: many sessions have few schemas."""
 
 
 class Schema:
@@ -150,16 +156,27 @@ def fingerprint(connection: apsw.Connection) -> bytes:
     left out: a release of either must not look like a changed schema.
     """
     digest = hashlib.sha256()
-    for definition in connection.execute(_DEFINITIONS):
+    for definition in connection.execute(_DEFINITIONS, can_cache=False):
         digest.update(msgspec.msgpack.encode(definition))
     return digest.digest()
 
 
 def survey(database: Database) -> Facts:
-    """Return the facts of the schema as it stands.
+    """Return the facts of the schema as it stands; equal definitions give one object.
 
     Raises ``CorruptState`` if Satchel's own tables are not as it made them.
     """
+    definitions = hashlib.sha256(msgspec.msgpack.encode(database.run(_ALL_DEFINITIONS))).digest()
+    facts = _surveyed.get(definitions)
+    if facts is None:
+        facts = _surveyed_anew(database)
+        if len(_surveyed) >= _SURVEYED_MAX:
+            _surveyed.clear()
+        _surveyed[definitions] = facts
+    return facts
+
+
+def _surveyed_anew(database: Database) -> Facts:
     if dict(database.run(_OWN)) != tables.STATEMENTS:
         raise CorruptState("Satchel's own tables are not as it made them.")
     connection = database.connection

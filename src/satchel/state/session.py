@@ -25,10 +25,11 @@ from satchel.model import (
     next_state_id,
 )
 from satchel.state import tables
-from satchel.state.database import Database, empty_database, opened_image
+from satchel.state.database import Database, empty_database
 from satchel.state.delta import Changes, Counts, apply_delta, changes, check_mark
 from satchel.state.digest import digest
 from satchel.state.history import History
+from satchel.state.image import opened_snapshot
 from satchel.state.payload import unseal
 from satchel.state.schema import Facts, Schema, create_own_tables, lint, survey
 from satchel.state.values import State
@@ -139,7 +140,7 @@ class OpenSession:
         """
         if not links or links[0].payload.kind is not PayloadKind.SNAPSHOT:
             raise CorruptPayload("A cold start does not begin with a snapshot.")
-        database = opened_image(unseal(links[0].payload, raw_size_max=limits.STATE_BYTES_MAX))
+        database = opened_snapshot(links[0].payload)
         try:
             facts = survey(database)
             start = links[0].name
@@ -147,7 +148,7 @@ class OpenSession:
             _check_fingerprint(facts, schema)
             _apply_chain(database, links[1:], facts, session_id=session_id, start=start, base=base)
             _check_digest(database, digest)
-            database = _reopened(database, facts) if len(links) > 1 else database
+            _forget_what_changed(database, facts, links[1:])
             return cls(session_id, database, name=base, number=schema.number, facts=facts)
         except (apsw.Error, ValueError) as error:  # sound pages; names that are not UTF-8, or not those of their tables
             database.close()
@@ -167,8 +168,7 @@ class OpenSession:
             _check_fingerprint(self._facts, schema)
             _apply_chain(self._database, links, self._facts, session_id=self.session_id, start=self._name, base=base)
             _check_digest(self._database, digest)
-            self._database = _reopened(self._database, self._facts)
-            self._schema_version = self._database.schema_version
+            _forget_what_changed(self._database, self._facts, links)
             self._state_bytes = self._database.size
         except BaseException:
             self._is_broken = True
@@ -484,11 +484,7 @@ def _checked_delta(link: Link, base: StateName) -> bytes:
     return raw
 
 
-def _reopened(database: Database, facts: Facts) -> Database:
-    """Return the database on a connection of its own if full-text tables may remember old pages."""
-    if not facts.virtual:
-        return database
-    try:
-        return database.copied()
-    finally:
-        database.close()
+def _forget_what_changed(database: Database, facts: Facts, links: Sequence[Link]) -> None:
+    """Have full-text tables, which remember pages, read again what was applied beneath them."""
+    if links and facts.virtual:
+        database.forget_schema()
