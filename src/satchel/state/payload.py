@@ -56,7 +56,7 @@ def unseal(payload: Payload, *, raw_size_max: int) -> bytes:
 def unsealed(payload: Payload, *, raw_size_max: int) -> Iterator[bytes | memoryview]:
     """Yield the raw bytes of *payload* in pieces of at most ``PIECE_BYTES``, and raise what ``unseal`` raises.
 
-    Of a frame that holds more than it names, one piece too many is decompressed.
+    What is wrong with the end shows at the end, after pieces that came before it.
     """
     _check_sealed(payload, raw_size_max)
     size = 0
@@ -95,7 +95,9 @@ def _pieces(payload: Payload) -> Iterator[bytes | memoryview]:
         yield from (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
         return
     try:
-        with zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX).stream_reader(payload.data) as reader:
+        _check_frame(payload)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
+        with decompressor.stream_reader(payload.data, read_across_frames=True) as reader:
             while piece := reader.read(PIECE_BYTES):
                 yield piece
     except zstandard.ZstdError as error:
@@ -104,10 +106,13 @@ def _pieces(payload: Payload) -> Iterator[bytes | memoryview]:
 
 def _decompressed(payload: Payload) -> bytes:
     try:
-        # A frame's own size decides what the decoder allocates, so it is compared first.
-        claimed = zstandard.get_frame_parameters(payload.data).content_size
-        if claimed != payload.raw_size:
-            raise CorruptPayload(f"A {payload.kind}'s frame does not hold the {payload.raw_size} bytes it names.")
+        _check_frame(payload)
         return zstandard.ZstdDecompressor().decompress(payload.data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CorruptPayload(f"A {payload.kind} cannot be decompressed.") from error
+
+
+def _check_frame(payload: Payload) -> None:
+    """Compare a frame's own size first: it decides what a decoder allocates."""
+    if zstandard.get_frame_parameters(payload.data).content_size != payload.raw_size:
+        raise CorruptPayload(f"A {payload.kind}'s frame does not hold the {payload.raw_size} bytes it names.")

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any, Final
 
+import msgspec
+
 from satchel.errors import SatchelError, StateNotFound, StateTooLarge, TurnRefused
 from satchel.limits import TEXT_BYTES_MAX
 from satchel.model import SessionId
@@ -81,6 +83,11 @@ class Attempt:
     @property
     def is_stopping(self) -> bool:
         return self.stopping.done()
+
+    def drop_chain(self) -> None:
+        """Let go of the state's encoded bytes, once the copy is here: a handler may run for minutes."""
+        if self.request.chain:
+            self.request = msgspec.structs.replace(self.request, chain=())
 
     def stop(self, code: FailureCode) -> None:
         """Have it stop, and end with *code*. The first reason stands."""

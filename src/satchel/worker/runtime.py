@@ -263,6 +263,7 @@ class Runtime:
             await attempt.older.has_released.wait()
             attempt.older = None
         attempt.copy = copy = await self._resolved(attempt)
+        attempt.drop_chain()
         attempt.check_stop()
         request, session = attempt.request, copy.session
         copy.epoch = request.attempt.epoch

@@ -1,7 +1,10 @@
 """Hostile and damaged images: refused in milliseconds, with nothing of theirs run."""
 
 import random
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from satchel import limits
 from satchel.errors import CorruptPayload, CorruptState, StateError
 from satchel.model import Link, PayloadKind
+from satchel.state import image as images
 from satchel.state.payload import seal
 from satchel.state.session import OpenSession
 from tests.unit.state.sessions import KEY, Recording
@@ -116,6 +120,17 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.fixture(params=["in memory", "by a file"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Open images the one way and the other, whatever their size; no file must be left."""
+    if request.param == "by a file":
+        monkeypatch.setattr(images, "FILE_OVER_BYTES", -1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("fault", HOSTILE)
 def test_a_hostile_image_is_refused(recording: Recording, fault: str):
     """A worker opens what a hub sends, and a rebuild opens what a worker sent: neither trusts a byte of it."""
@@ -125,9 +140,45 @@ def test_a_hostile_image_is_refused(recording: Recording, fault: str):
         opened(recording, image)
 
 
+@pytest.mark.usefixtures("way")
 def test_the_image_without_a_fault_is_opened(recording: Recording):
     """The cases above fail for their fault, not for how they are made."""
     opened(recording, edited(image_of(recording))).close()
+
+
+def test_a_large_image_goes_by_a_file_if_there_is_room_for_one(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A worker on a read-only disk still serves; it lets others wait a little longer."""
+    monkeypatch.setattr(images, "FILE_OVER_BYTES", len(image_of(recording)) - 1)
+    ways: list[str] = []
+    for name in ("_opened_by_file", "opened_image"):
+        monkeypatch.setattr(images, name, noted(ways, name, getattr(images, name)))
+
+    opened(recording, image_of(recording)).close()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    opened(recording, image_of(recording)).close()
+    monkeypatch.setattr(images, "FILE_OVER_BYTES", len(image_of(recording)))
+    opened(recording, image_of(recording)).close()
+
+    assert ways == ["_opened_by_file", "_opened_by_file", "opened_image", "opened_image"]
+
+
+def noted(ways: list[str], name: str, way: Callable[..., Any]) -> Callable[..., Any]:
+    def note(*arguments: Any) -> Any:
+        ways.append(name)
+        return way(*arguments)
+
+    return note
+
+
+def test_equal_definitions_are_surveyed_once(recording: Recording):
+    """A thousand sessions of an agent have one schema; what a copy knows of it is one object."""
+    first, second = opened(recording, image_of(recording)), opened(recording, image_of(recording))
+
+    assert first._facts is second._facts
+    first.close()
+    second.close()
 
 
 def test_an_image_past_the_bound_is_refused(recording: Recording):
