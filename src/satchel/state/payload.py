@@ -20,10 +20,11 @@ _WINDOW_BYTES_MAX: Final = 8 * PIECE_BYTES
 
 
 class _Kept(threading.local):
-    """A thread's own compressor of deltas: making one costs as much as compressing a small delta."""
+    """A thread's own coders: making one costs as much as it takes to code a small delta."""
 
     def __init__(self) -> None:
-        self.delta = zstandard.ZstdCompressor(level=_LEVEL[PayloadKind.DELTA])
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL[PayloadKind.DELTA])
+        self.decompressor = zstandard.ZstdDecompressor()
 
 
 _kept: Final = _Kept()
@@ -37,7 +38,7 @@ def seal(kind: PayloadKind, raw: bytes) -> Payload:
 
 
 def _compressor(kind: PayloadKind) -> zstandard.ZstdCompressor:
-    return _kept.delta if kind is PayloadKind.DELTA else zstandard.ZstdCompressor(level=_LEVEL[kind])
+    return _kept.compressor if kind is PayloadKind.DELTA else zstandard.ZstdCompressor(level=_LEVEL[kind])
 
 
 def unseal(payload: Payload, *, raw_size_max: int) -> bytes:
@@ -107,7 +108,7 @@ def _pieces(payload: Payload) -> Iterator[bytes | memoryview]:
 def _decompressed(payload: Payload) -> bytes:
     try:
         _check_frame(payload)
-        return zstandard.ZstdDecompressor().decompress(payload.data, allow_extra_data=False)
+        return _kept.decompressor.decompress(payload.data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CorruptPayload(f"A {payload.kind} cannot be decompressed.") from error
 

@@ -463,10 +463,11 @@ def _apply_chain(
     here = start
     database.begin()
     try:
-        for link in links:
-            raw = _checked_delta(link, here)
-            apply_delta(database, raw, facts.shapes, session_id=session_id, version=link.name.version, base=here)
-            here = link.name
+        with database.trusted():
+            for link in links:
+                raw = _checked_delta(link, here)
+                apply_delta(database, raw, facts.shapes, session_id=session_id, version=link.name.version, base=here)
+                here = link.name
         database.commit()
     except BaseException:
         database.rollback()
