@@ -19,8 +19,9 @@ _TYPES: Final[dict[str, type[HistoryItem]]] = {
     "agent_handoff": AgentHandoff,
 }
 _NAMES: Final = {kind: name for name, kind in _TYPES.items()}
+_DECODERS: Final = {name: msgspec.json.Decoder(kind) for name, kind in _TYPES.items()}
 _PAGE: Final = 256
-"""Items read at a time when all are wanted."""
+"""Rows read at a time when all are wanted; each is parsed when it is asked for."""
 
 _APPEND: Final = f"INSERT INTO {tables.HISTORY} VALUES (?, ?, ?, ?, ?, ?, ?)"
 _RANGE: Final = f"SELECT type, content FROM {tables.HISTORY} WHERE position > ? AND position <= ? ORDER BY position"
@@ -31,7 +32,7 @@ class History(Sequence[HistoryItem]):
     """The conversation so far, oldest first: the users' messages, then what the agent said and called.
 
     Reading costs what is read: ``history[-1]`` and ``last(20)`` do not grow with
-    the conversation.
+    the conversation, and an item is parsed when it is reached.
     """
 
     def __init__(self, database: Database, message_id: MessageId) -> None:
@@ -56,13 +57,13 @@ class History(Sequence[HistoryItem]):
     def __getitem__(self, index: int | slice) -> HistoryItem | Sequence[HistoryItem]:
         if isinstance(index, slice):
             return self._slice(range(len(self))[index])
-        return self._read(*self._span(index))[0]
+        return _parsed(self._read(*self._span(index))[0])
 
     def __iter__(self) -> Iterator[HistoryItem]:
         position = 0
         while position < len(self):
             page = self._read(position, min(position + _PAGE, len(self)))
-            yield from page
+            yield from map(_parsed, page)
             position += len(page)
 
     def __repr__(self) -> str:
@@ -70,7 +71,7 @@ class History(Sequence[HistoryItem]):
 
     def last(self, count: int) -> Sequence[HistoryItem]:
         """Return the newest *count* items, oldest first; fewer if there are fewer."""
-        return self._read(max(len(self) - max(count, 0), 0), len(self))
+        return [_parsed(row) for row in self._read(max(len(self) - max(count, 0), 0), len(self))]
 
     def append(self, item: HistoryItem) -> None:
         """Record one item of this turn at the end. Raises ``StateTooLarge``."""
@@ -110,16 +111,20 @@ class History(Sequence[HistoryItem]):
         if not wanted:
             return []
         low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1])
-        items = self._read(low, high + 1)
-        return [items[position - low] for position in wanted]
+        rows = self._read(low, high + 1)
+        return [_parsed(rows[position - low]) for position in wanted]
 
-    def _read(self, after: int, upto: int) -> list[HistoryItem]:
-        """Return the items at the positions *after* + 1 … *upto*."""
+    def _read(self, after: int, upto: int) -> list[tuple[str, str]]:
+        """Return type and content of the items at the positions *after* + 1 … *upto*."""
         with self._database.lock:
             self._check_open()
-            rows = self._database.run_kept(_RANGE, (after, upto))
-        return [msgspec.json.decode(content, type=_TYPES[kind]) for kind, content in rows]
+            return self._database.run_kept(_RANGE, (after, upto))
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise StateMisused("The turn is over; its history cannot be used any more.")
+
+
+def _parsed(row: tuple[str, str]) -> HistoryItem:
+    kind, content = row
+    return _DECODERS[kind].decode(content)

@@ -1,9 +1,11 @@
 """The conversation: items in order, read as they were written, at a cost that does not grow."""
 
+import msgspec
 import pytest
 
 from satchel.errors import StateMisused
 from satchel.model import AgentHandoff, Content, FunctionCall, FunctionCallOutput, Message
+from satchel.state import history as histories
 from satchel.state.history import History, HistoryItem
 from tests.unit.state.sessions import Recording
 
@@ -88,6 +90,36 @@ def test_what_was_said_survives_a_rollback_to_a_savepoint():
         session.state.execute("ROLLBACK TO s; RELEASE s")
 
         assert [item.id for item in session.history] == ["a", "b", "c"]
+
+
+def test_only_items_that_are_asked_for_are_parsed(monkeypatch: pytest.MonkeyPatch):
+    """Parsing a long conversation is most of what opening it would cost; a model is shown the end of it."""
+    parsed: list[str] = []
+
+    class Counting:
+        def decode(self, content: str) -> HistoryItem:
+            item = msgspec.json.decode(content, type=Message)
+            parsed.append(item.id)
+            return item
+
+    with Recording() as recording:
+        recording.turn(lambda session: say(session.history, *(message(str(number)) for number in range(10_000))))
+        monkeypatch.setattr(histories, "_DECODERS", {"message": Counting()})
+        recording.session.close()
+        recording.session = recording.copy()
+        history = recording.begin().history
+
+        for read, ids in (
+            (lambda: len(history), []),
+            (lambda: history.last(20), [str(number) for number in range(9980, 10_000)]),
+            (lambda: history[-1], ["9999"]),
+            (lambda: history[5:9000:2000], ["5", "2005", "4005", "6005", "8005"]),
+            (lambda: next(iter(history)), ["0"]),
+            (lambda: next(reversed(history)), ["9999"]),
+        ):
+            parsed.clear()
+            read()
+            assert parsed == ids
 
 
 def test_the_rows_say_whose_turn_they_are_of():
