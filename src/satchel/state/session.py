@@ -380,7 +380,8 @@ class OpenSession:
             self._is_broken = True
             raise
         self._name, self._pending, self._turn = self._pending, None, None
-        self._number, self._state_bytes = turn.number, turn.state_bytes
+        self._number = turn.number
+        self._state_bytes = turn.state_bytes
         if turn.facts is not None:
             self._facts = turn.facts
             self._schema_version = self._database.schema_version
