@@ -643,7 +643,7 @@ _MUTANTS: Final = (
         harm="rot",
         edits=(
             Edit("store.chain:_payload", "checksum(stored.payload.data) != stored.payload.checksum", "False"),
-            Edit("state.payload:unseal", "payload.checksum != checksum(payload.data)", "False"),
+            Edit("state.payload:_check_sealed", "payload.checksum != checksum(payload.data)", "False"),
             Edit(
                 "store.sqlite_objects:SqliteObjects.get", "hashlib.sha256(data).digest() != name.content_hash", "False"
             ),
