@@ -24,7 +24,7 @@ differential programs="20000":
 
 # Does a turn cost the same on a long session as on a short one?
 bench:
-    uv run python -m tests.benchmarks.growth
+    uv run python -m benchmarks.growth
 
 # The wheel, installed in an empty environment and used.
 wheel:

@@ -1,6 +1,6 @@
 """What a turn costs, in units of the least that a request can be: reading one session's row.
 
-``uv run python -m tests.benchmarks.turns`` prints a table. Times on one machine say
+``uv run python -m benchmarks.turns`` prints a table. Times on one machine say
 little about another; ratios of one run say more.
 """
 
@@ -9,7 +9,7 @@ import statistics
 
 import uvloop
 
-from tests.benchmarks.bench import Bench, Cost, bench, say
+from benchmarks.bench import Bench, Cost, bench, say
 
 TURNS = 300
 SESSIONS = 32

@@ -11,7 +11,7 @@ import sys
 
 import uvloop
 
-from tests.benchmarks.bench import Cost, bench, say
+from benchmarks.bench import Cost, bench, say
 
 SHORT_ITEMS, LONG_ITEMS = 100, 10_000
 ROUNDS, BLOCKS, TURNS = 10, 4, 3

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx
 import msgspec
 
+from benchmarks.agent import prose
 from tests.acceptance.processes import PATIENCE_S, Fleet, Process, turn_of
-from tests.benchmarks.agent import prose
 
 APP = pathlib.Path(__file__).parent / "agent.py"
 
