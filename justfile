@@ -22,9 +22,9 @@ google-adk *args:
 differential programs="20000":
     SATCHEL_DIFFERENTIAL_PROGRAMS={{ programs }} uv run pytest tests/differential -q
 
-# Does a turn cost the same on a long session as on a short one?
-bench:
-    uv run python -m benchmarks.growth
+# What a turn costs, beside its floor: just bench, just bench warm --quick; Linux
+bench *args:
+    uv run --group bench python -m benchmarks {{ args }}
 
 # The wheel, installed in an empty environment and used.
 wheel:

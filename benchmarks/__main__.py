@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 from benchmarks.tables import Table, reach_table
 
-SUITES: dict[str, str] = {}
+SUITES = {
+    "warm": "benchmarks.warm",
+}
 """The modules with a ``measure``, by the names that the command takes, in the order in which they run."""
 
 
