@@ -5,10 +5,12 @@ here is checked that a hub of ours would not get right.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import time
-from typing import Any, Self
+from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -44,31 +46,35 @@ class Answer:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: one request at a time. Make it with ``open``, and ``close`` it."""
+    """One connection: one request at a time. ``connections`` makes and closes it.
 
-    def __init__(self) -> None:
+    It is opened by the first request, and by one that finds it closed: servers close what is idle.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname, parts.port
         self._received = bytearray()
         self._ended: asyncio.Future[None] | None = None
         self._is_streamed = False
         self._missing = -1
-        self._transport: asyncio.Transport
-
-    @classmethod
-    async def open(cls, url: str) -> Self:
-        parts = urlsplit(url)
-        _, connection = await asyncio.get_running_loop().create_connection(cls, parts.hostname, parts.port)
-        return connection
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a stream's transport
 
-    def close(self) -> None:
-        self._transport.close()
+    async def close(self) -> None:
+        """Close it, and wait until it is closed. Idempotent."""
+        while self._transport is not None:
+            self._transport.close()
+            await asyncio.sleep(0)
 
     async def request(
         self, method: str, path: str, body: bytes = b"", *, accept: str = "application/x-ndjson"
     ) -> Answer:
         """Send a request and wait for the last byte of its answer."""
+        while self._transport is None or self._transport.is_closing():
+            await asyncio.get_running_loop().create_connection(lambda: self, self._host, self._port)
         self._received.clear()
         self._missing = -1
         self._ended = asyncio.get_running_loop().create_future()
@@ -113,8 +119,26 @@ class Connection(asyncio.Protocol):
             self._ended.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         if self._ended is not None and not self._ended.done():
             self._ended.set_exception(exc or ConnectionResetError("the server closed the connection"))
+
+
+@contextlib.asynccontextmanager
+async def connections(url: str, count: int) -> AsyncIterator[list[Connection]]:
+    """Give *count* connections to the server at *url* and close them after the body."""
+    made = [Connection(url) for _ in range(count)]
+    try:
+        yield made
+    finally:
+        await asyncio.gather(*(each.close() for each in made))
+
+
+@contextlib.asynccontextmanager
+async def connection(url: str) -> AsyncIterator[Connection]:
+    """Give one connection and close it after the body."""
+    async with connections(url, 1) as (made,):
+        yield made
 
 
 def _chunks(content: bytes) -> list[bytes]:

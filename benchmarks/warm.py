@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from benchmarks.client import Answer, Connection
+from benchmarks.client import Answer, Connection, connections
 from benchmarks.floor.running import Floor, floor
 from benchmarks.processes import Process, Rig, rig
 from benchmarks.tables import Reach, Table
@@ -54,23 +54,22 @@ def median(costs: list[Cost]) -> Cost:
     return Cost(*(statistics.median(each) for each in zip(*map(dataclasses.astuple, costs), strict=True)))
 
 
-def turn(connection: Connection, session: str) -> Send:
+def turn(caller: Connection, session: str) -> Send:
     async def send() -> Answer:
-        answer = await connection.turn(session, TEXT)
+        answer = await caller.turn(session, TEXT)
         answer.complete()
         return answer
 
     return send
 
 
-def bare(connection: Connection, path: str, body: bytes) -> Send:
-    return lambda: connection.request("POST", path, body)
+def bare(caller: Connection, path: str, body: bytes) -> Send:
+    return lambda: caller.request("POST", path, body)
 
 
-async def alone(running: Rig, bottom: Floor, *, rounds: int) -> Table:
+async def alone(above: Connection, below: Connection, running: Rig, bottom: Floor, *, rounds: int) -> Table:
     """Compare one turn after the other with one of each part of the floor after the other."""
-    connection, below = await Connection.open(running.url), await Connection.open(bottom.url)
-    send = turn(connection, "alone")
+    send = turn(above, "alone")
     sample = [await send() for _ in range(20)][-1]
     await bottom.set_up(below, [len(chunk) for chunk in sample.chunks], down=FRAME_DOWN_BYTES, up=FRAME_UP_BYTES)
     body = b"x" * len(TEXT)
@@ -92,7 +91,6 @@ async def alone(running: Rig, bottom: Floor, *, rounds: int) -> Table:
         _row("bare WebSocket echo", walls["/rounds"]),
         _row("one durable commit", walls["/commits"]),
         {"what": "floor: the three parts", "wall us": total},
-        {"what": "floor, each part over and over", "wall us": await _back_to_back(bottom, below, body)},
         _row("the three in one bare program", walls["/turn"], median(costs["/turn"])),
     ]
     for row in rows:
@@ -109,13 +107,6 @@ async def alone(running: Rig, bottom: Floor, *, rounds: int) -> Table:
     )
 
 
-async def _back_to_back(bottom: Floor, below: Connection, body: bytes) -> float:
-    """Return the floor in microseconds where each part is repeated until its caches are warm."""
-    _, echoes = await block([bare(below, "/echo", body)], 40, bottom.hub, bottom.worker)
-    others = [await bottom.seconds(below, name, 40) for name in ("/rounds", "/commits")]
-    return 1e6 * sum(statistics.median(each) for each in (echoes, *others))
-
-
 def _row(what: str, walls: list[float], cost: Cost | None = None) -> dict[str, float | str | None]:
     return {
         "what": what,
@@ -126,11 +117,11 @@ def _row(what: str, walls: list[float], cost: Cost | None = None) -> dict[str, f
     }
 
 
-async def together(running: Rig, bottom: Floor, *, rounds: int, count: int) -> Table:
+async def together(
+    above: list[Connection], below: list[Connection], running: Rig, bottom: Floor, *, rounds: int, count: int
+) -> Table:
     """Compare turns of 64 sessions at once with as many streamed echoes at once."""
-    connections = [await Connection.open(running.url) for _ in range(SESSIONS)]
-    below = [await Connection.open(bottom.url) for _ in range(SESSIONS)]
-    turns = [turn(connection, f"s{number}") for number, connection in enumerate(connections)]
+    turns = [turn(each, f"s{number}") for number, each in enumerate(above)]
     for _ in range(4):
         sample = (await asyncio.gather(*(send() for send in turns)))[-1]
     await bottom.set_up(below[0], [len(chunk) for chunk in sample.chunks], down=FRAME_DOWN_BYTES, up=FRAME_UP_BYTES)
@@ -172,11 +163,11 @@ async def together(running: Rig, bottom: Floor, *, rounds: int, count: int) -> T
 
 async def syncs(running: Rig, *, count: int) -> Table:
     """Count what a hub under ``strace`` syncs while 64 sessions have turns."""
-    connections = [await Connection.open(running.url) for _ in range(SESSIONS)]
-    turns = [turn(connection, f"s{number}") for number, connection in enumerate(connections)]
-    await block(turns, 2, running.hub, running.workers[0])
-    before = _syncs(running)
-    await block(turns, count, running.hub, running.workers[0])
+    async with connections(running.url, SESSIONS) as above:
+        turns = [turn(each, f"s{number}") for number, each in enumerate(above)]
+        await block(turns, 2, running.hub, running.workers[0])
+        before = _syncs(running)
+        await block(turns, count, running.hub, running.workers[0])
     each = (_syncs(running) - before) / (SESSIONS * count)
     return Table(
         name="warm-syncs",
@@ -194,10 +185,11 @@ def _syncs(running: Rig) -> int:
 
 
 async def _measured(running: Rig, bottom: Floor, *, quick: bool) -> list[Table]:
-    return [
-        await alone(running, bottom, rounds=20 if quick else 600),
-        await together(running, bottom, rounds=2 if quick else 9, count=2 if quick else 10),
-    ]
+    async with connections(running.url, SESSIONS) as above, connections(bottom.url, SESSIONS) as below:
+        return [
+            await alone(above[0], below[0], running, bottom, rounds=20 if quick else 600),
+            await together(above, below, running, bottom, rounds=2 if quick else 9, count=2 if quick else 10),
+        ]
 
 
 def measure(*, quick: bool) -> list[Table]:
