@@ -16,6 +16,11 @@ from benchmarks.tables import Table, reach_table
 
 SUITES = {
     "warm": "benchmarks.warm",
+    "growth": "benchmarks.growth",
+    "tokens": "benchmarks.tokens",
+    "memory": "benchmarks.memory",
+    "cold": "benchmarks.cold",
+    "wire": "benchmarks.wire",
 }
 """The modules with a ``measure``, by the names that the command takes, in the order in which they run."""
 

@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
         self, method: str, path: str, body: bytes = b"", *, accept: str = "application/x-ndjson"
     ) -> Answer:
         """Send a request and wait for the last byte of its answer."""
+        assert self._ended is None or self._ended.done(), "one request at a time"
         while self._transport is None or self._transport.is_closing():
             await asyncio.get_running_loop().create_connection(lambda: self, self._host, self._port)
         self._received.clear()
@@ -89,6 +90,10 @@ class Connection(asyncio.Protocol):
         head_bytes, _, content = bytes(self._received).partition(b"\r\n\r\n")
         chunks = _chunks(content) if self._is_streamed else [content]
         return Answer(int(head_bytes[9:12]), head_bytes, chunks, sent_at, ended_at)
+
+    def count(self, mark: bytes) -> int:
+        """Return how often *mark* stands in what arrived of the current answer."""
+        return self._received.count(mark)
 
     async def post(self, path: str, **body: object) -> Answer:
         return await self.request("POST", path, json.dumps(body).encode())

@@ -1,50 +1,90 @@
-"""Does a turn cost the same on a long session as on a short one? ``just bench`` runs it.
+"""Does a turn cost the same on a long session as on a short one?
 
 Both live on one hub and one worker, as processes. Blocks of turns alternate between
-them, so that whatever else the machine does falls on both. Compared are medians of
-blocks; the exit code is 1 if one of them is more than ``RATIO_MAX`` times the other.
+them, so that whatever else the machine does falls on both. Compared are medians of blocks.
 """
 
-import functools
 import statistics
-import sys
+import time
 
 import uvloop
 
-from benchmarks.bench import Cost, bench, say
+from benchmarks.client import Connection, connection
+from benchmarks.processes import Rig, rig
+from benchmarks.prose import prose
+from benchmarks.tables import Reach, Table
 
-SHORT_ITEMS, LONG_ITEMS = 100, 10_000
-ROUNDS, BLOCKS, TURNS = 10, 4, 3
-"""Each round has a short session of its own, lest it becomes a long one."""
-RATIO_MAX = 1.2
+SHORT_ITEMS = 100
+BLOCKS, TURNS = 4, 3
+LIMIT = 1.1
+
+Block = dict[str, float]
 
 
-async def measured() -> tuple[list[Cost], list[Cost]]:
-    """Return the costs of turns on short sessions and on the long one, in blocks."""
-    short: list[Cost] = []
-    long: list[Cost] = []
-    async with bench() as running:
-        await running.grow("long", LONG_ITEMS)
-        for number in range(ROUNDS):
-            await running.grow(f"short-{number}", SHORT_ITEMS)
+class Caller:
+    """Sends questions of about 500 bytes, each another one."""
+
+    def __init__(self, caller: Connection, running: Rig) -> None:
+        self._caller = caller
+        self._running = running
+        self._sent = 0
+
+    async def turn(self, session: str) -> int:
+        """Send one; return the encoded state that travelled."""
+        self._sent += 1
+        report = (await self._caller.turn(session, prose(f"question {self._sent}"))).complete()["turn"]
+        assert report["start"] in {"new", "warm"}, report
+        return int(report["sent_bytes"]) + int(report["received_bytes"])
+
+    async def grow(self, session: str, items: int) -> None:
+        """Give a session *items* items of history, by as many turns as that takes."""
+        for _ in range(items // 2):
+            await self.turn(session)
+
+    async def block(self, session: str) -> Block:
+        """Return what a turn costs, as the mean of a few."""
+        hub, worker = self._running.hub, self._running.workers[0]
+        began = hub.cpu_s() + worker.cpu_s(), time.perf_counter()
+        state_bytes = sum([await self.turn(session) for _ in range(TURNS)])
+        ended = hub.cpu_s() + worker.cpu_s(), time.perf_counter()
+        return {
+            "CPU us, hub and worker": 1e6 * (ended[0] - began[0]) / TURNS,
+            "wall us": 1e6 * (ended[1] - began[1]) / TURNS,
+            "state bytes": state_bytes / TURNS,
+        }
+
+
+async def grown(running: Rig, *, rounds: int, long_items: int) -> Table:
+    short: list[Block] = []
+    long: list[Block] = []
+    async with connection(running.url) as opened:
+        caller = Caller(opened, running)
+        await caller.grow("long", long_items)
+        for number in range(rounds):  # each has a short session of its own, lest it becomes a long one
+            await caller.grow(f"short-{number}", SHORT_ITEMS)
             for _ in range(BLOCKS):
-                short.append(await running.cost(functools.partial(running.turn, f"short-{number}"), TURNS))
-                long.append(await running.cost(functools.partial(running.turn, "long"), TURNS))
-    return short, long
+                short.append(await caller.block(f"short-{number}"))
+                long.append(await caller.block("long"))
+    rows = [_row(what, short, long) for what in short[0]]
+    return Table(
+        name="growth",
+        title="A turn on a long session beside one on a short session",
+        columns=("what", "short", "long", "ratio"),
+        rows=[dict(row) for row in rows],
+        notes=f"Short is {SHORT_ITEMS} items, long {long_items:,}, made by turns. Medians of {len(short)} blocks of"
+        f" {TURNS} turns each.",
+        reach=tuple(
+            Reach(f"{long_items:,} items beside {SHORT_ITEMS}: {row['what']}", "times", float(row["ratio"]), LIMIT)
+            for row in rows
+        ),
+    )
 
 
-def report(short: list[Cost], long: list[Cost]) -> bool:
-    """Write the comparison; tell whether every cost is within its bound."""
-    say(f"A turn, median of {len(short)} blocks of {TURNS}")
-    say(f"{'':14}{SHORT_ITEMS:>12,} items{LONG_ITEMS:>12,} items{'ratio':>10}")
-    is_within = True
-    for name in ("cpu_ms", "wall_ms", "state_bytes"):
-        of_short, of_long = (statistics.median(getattr(cost, name) for cost in costs) for costs in (short, long))
-        ratio = of_long / of_short
-        is_within = is_within and ratio <= RATIO_MAX
-        say(f"{name:14}{of_short:>18,.2f}{of_long:>18,.2f}{ratio:>10.2f}{'' if ratio <= RATIO_MAX else '  too much'}")
-    return is_within
+def _row(what: str, short: list[Block], long: list[Block]) -> dict[str, float | str]:
+    of_short, of_long = (statistics.median(block[what] for block in blocks) for blocks in (short, long))
+    return {"what": what, "short": of_short, "long": of_long, "ratio": of_long / of_short}
 
 
-if __name__ == "__main__":
-    sys.exit(0 if report(*uvloop.run(measured())) else 1)
+def measure(*, quick: bool) -> list[Table]:
+    with rig("notes") as running:
+        return [uvloop.run(grown(running, rounds=1 if quick else 12, long_items=1000 if quick else 10_000))]

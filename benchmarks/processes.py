@@ -16,7 +16,8 @@ from typing import IO
 PATIENCE_S = 60.0
 """How long anything is waited for before the run fails: never how long it takes."""
 
-APPS = pathlib.Path(__file__).parent / "apps"
+ROOT = pathlib.Path(__file__).parents[1]
+APPS = ROOT / "benchmarks" / "apps"
 
 
 class Process:
@@ -29,6 +30,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            cwd=ROOT,
         )
         self.pid = self._child.pid
 

@@ -1,12 +1,7 @@
 """The agent that benchmarks talk to: each turn does a little of everything that a handler can do."""
 
-import random
-
+from benchmarks.prose import prose
 from satchel import Turn, Worker
-
-WORDS = [random.Random(number).randbytes(3).hex() for number in range(2000)]  # the same words each time
-ITEM_WORDS = 71
-"""Words of one item: about 500 bytes that compress about as well as prose."""
 
 worker = Worker(
     "bench",
@@ -15,11 +10,6 @@ worker = Worker(
     CREATE INDEX note_topic ON note (topic);
     """,
 )
-
-
-def prose(seed: str, words: int = ITEM_WORDS) -> str:
-    """Return a text of *words* words, another one for each *seed*."""
-    return " ".join(random.Random(seed).choices(WORDS, k=words))  # the same text each time
 
 
 @worker.on_message

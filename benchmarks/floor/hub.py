@@ -80,7 +80,7 @@ class Floor:
     def _set_up(self, *, chunks: list[int], down: int, up: int, token: int = 0) -> None:
         self._chunks = [b"x" * size for size in chunks]
         self._frame_bytes, self._answer_bytes = down, up
-        self._token = b"x" * (token - 1) + b"\n"
+        self._token = b"x" * (token - 2) + b"}\n"
 
     async def _stream(self, send: Send, *, apart: bool = False) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
