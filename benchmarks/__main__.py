@@ -21,6 +21,7 @@ SUITES = {
     "memory": "benchmarks.memory",
     "cold": "benchmarks.cold",
     "wire": "benchmarks.wire",
+    "load": "benchmarks.load.run",
 }
 """The modules with a ``measure``, by the names that the command takes, in the order in which they run."""
 

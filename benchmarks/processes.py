@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import signal
@@ -56,11 +57,11 @@ class Process:
         return 1024 * int(status.partition(f"{kind}:")[2].split()[0])
 
     def children_cpu_s(self) -> float:
-        """Return the processor time, to 10 ms, of the processes that it started and still runs."""
+        """Return the processor time, to 10 ms, of the processes that it started, ended or not."""
         tasks = pathlib.Path(f"/proc/{self.pid}/task")
-        children = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-        fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in children]
-        return sum(int(ticks) for each in fields for ticks in each[11:15]) / 100
+        running = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        ticks = _stat(str(self.pid))[13:15] + [field for pid in running for field in _stat(pid)[11:15]]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
         self._child.kill()
@@ -75,6 +76,14 @@ class Process:
                 self._child.kill()
                 raise
         self._log.close()
+
+
+def _stat(pid: str) -> list[str]:
+    """Return the fields of ``/proc/PID/stat`` behind the command's name; none if the process has ended."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 class Rig:
