@@ -127,8 +127,8 @@ async def levels(running: Rig, *, seconds: float) -> Table:
         rows=rows,
         notes=f"Waits count from the time at which a message was meant to be sent. {KNOWN_SESSIONS:,} sessions by"
         f" Zipf's law, two workers, a burst of {BURST} every {BURST_EVERY_S} s; {SESSIONS} callers that wait for"
-        f" their answers get {closed:.0f} turns a second. CPU is a turn's; the warm share is of turns on sessions that are"
-        " not new; memory is resident at the end, of the larger worker.",
+        f" their answers get {closed:.0f} turns a second. CPU is a turn's; the warm share is of turns on"
+        " sessions that are not new; memory is resident at the end, of the larger worker.",
     )
 
 
