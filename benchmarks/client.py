@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname, parts.port
+        self._host, self._port = parts.hostname or "", parts.port or 80
         self._received = bytearray()
         self._ended: asyncio.Future[None] | None = None
         self._is_streamed = False

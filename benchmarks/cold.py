@@ -75,8 +75,8 @@ class Pair:
         self._running.workers.remove(process)
         process.kill()
 
-    async def turn(self, session: str, text: str = "go", **body: object) -> Line:
-        return Line(await self._caller.turn(session, text, **body))
+    async def turn(self, session: str, text: str = "go") -> Line:
+        return Line(await self._caller.turn(session, text))
 
     async def turn_aside(self, session: str, text: str) -> Line:
         """Send a turn that takes so long that others are sent meanwhile; none is ``held``."""
@@ -241,7 +241,9 @@ async def catch_up(two: Pair, *, sizes: tuple[int, ...], rounds: int) -> Table:
 
 async def failover(two: Pair, *, kilobytes: int, rounds: int) -> Table:
     """Kill the worker that holds a session, between two turns and in the middle of one."""
-    plain, idle, busy = [], [], []
+    plain: list[float] = []
+    idle: list[float] = []
+    busy: list[float] = []
     for number in range(rounds):
         session = f"calm-{number}"
         holder = await two.fill(session, kilobytes)

@@ -40,7 +40,7 @@ class Process:
         deadline = time.monotonic() + PATIENCE_S
         while not (match := re.search(pattern, self.output())):
             if self._child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self._child.args} did not start:\n{self.output()}")
+                raise RuntimeError(f"{self._child.args!r} did not start:\n{self.output()}")
             time.sleep(0.02)
         return match[1]
 

@@ -49,13 +49,17 @@ class Table:
     """What these rows prove; ``reach_table`` lists them."""
 
     def text(self) -> str:
-        """Return the table as Markdown whose columns also line up in a terminal."""
+        """Return the table under its title, as Markdown whose columns also line up in a terminal."""
+        return f"### {self.title}\n\n{self.body()}"
+
+    def body(self) -> str:
+        """Return the same without the title."""
         lines = [list(self.columns), *([_shown(row.get(column)) for column in self.columns] for row in self.rows)]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         sides = ["<" if any(isinstance(row.get(column), str) for row in self.rows) else ">" for column in self.columns]
         ruler = ["-" * (width - 1) + ("-" if side == "<" else ":") for width, side in zip(widths, sides, strict=True)]
         shown = [_lined_up(line, widths, sides) for line in (lines[0], ruler, *lines[1:])]
-        return "\n".join([f"### {self.title}", "", *shown, *(["", self.notes] if self.notes else []), ""])
+        return "\n".join([*shown, *(["", self.notes] if self.notes else []), ""])
 
     def plain(self) -> dict[str, object]:
         """Return the table as what JSON can hold."""

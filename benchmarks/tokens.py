@@ -6,16 +6,15 @@ in which all of them run, and divided by the tokens that reached their callers i
 
 import asyncio
 import statistics
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
 
 import uvloop
 
-from benchmarks.client import Answer, Connection, connections
+from benchmarks.client import Connection, connections
 from benchmarks.floor.running import Floor, floor
 from benchmarks.processes import Process, Rig, rig
 from benchmarks.tables import Reach, Table
 from benchmarks.tap import tap
+from benchmarks.warm import Send
 
 STREAMS, GAP_S = 200, 0.02
 WARM_UP_S = 1.5
@@ -38,7 +37,7 @@ async def sizes(running: Rig) -> tuple[int, int]:
 
 
 async def streamed(
-    requests: list[Callable[[], Awaitable[Answer]]],
+    requests: list[Send],
     callers: list[Connection],
     hub: Process,
     worker: Process,
@@ -101,11 +100,11 @@ async def compared(running: Rig, bottom: Floor, *, rounds: int, window_s: float)
     )
 
 
-def _turn(caller: Connection, session: str, text: str) -> Callable[[], Coroutine[Any, Any, Answer]]:
+def _turn(caller: Connection, session: str, text: str) -> Send:
     return lambda: caller.turn(session, text)
 
 
-def _echo(caller: Connection, command: bytes) -> Callable[[], Coroutine[Any, Any, Answer]]:
+def _echo(caller: Connection, command: bytes) -> Send:
     return lambda: caller.request("POST", "/tokens", command)
 
 

@@ -16,7 +16,7 @@ import uvloop
 from benchmarks.client import Answer, Connection, connections
 from benchmarks.floor.running import Floor, floor
 from benchmarks.processes import Process, Rig, rig
-from benchmarks.tables import Reach, Table
+from benchmarks.tables import Cell, Reach, Table
 
 TEXT = "A question of about a hundred characters, as a person would type it, with no end in sight, and no aim."
 SESSIONS = 64
@@ -85,7 +85,7 @@ async def alone(above: Connection, below: Connection, running: Rig, bottom: Floo
             walls[name] += await bottom.seconds(below, name, 1)
     middle = {name: 1e6 * statistics.median(each) for name, each in walls.items()}
     total = sum(middle[name] for name in FLOOR)
-    rows = [
+    rows: list[dict[str, Cell]] = [
         _row("warm turn", walls["turn"], median(costs["turn"])),
         _row("bare streamed HTTP echo", walls["/echo"], median(costs["/echo"])),
         _row("bare WebSocket echo", walls["/rounds"]),
@@ -107,7 +107,7 @@ async def alone(above: Connection, below: Connection, running: Rig, bottom: Floo
     )
 
 
-def _row(what: str, walls: list[float], cost: Cost | None = None) -> dict[str, float | str | None]:
+def _row(what: str, walls: list[float], cost: Cost | None = None) -> dict[str, Cell]:
     return {
         "what": what,
         "wall us": 1e6 * statistics.median(walls),

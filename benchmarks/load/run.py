@@ -116,14 +116,14 @@ async def levels(running: Rig, *, seconds: float) -> Table:
     closed = await capacity(running, count=4 if seconds < 10 else 20)
     await level(running, rate=0.2 * closed, seconds=seconds / 2, seed=0)  # most sessions are not new after it
     rows = [
-        {"offered": f"{share:.0%} of what waiting callers get"}
-        | await level(running, rate=share * closed, seconds=seconds, seed=number)
+        await level(running, rate=share * closed, seconds=seconds, seed=number)
+        | {"offered": f"{share:.0%} of what waiting callers get"}
         for number, share in enumerate(SHARES, 1)
     ]
     return Table(
         name="load",
         title="Arrivals that do not wait",
-        columns=tuple(rows[0]),
+        columns=("offered", *rows[0])[:-1],
         rows=rows,
         notes=f"Waits count from the time at which a message was meant to be sent. {KNOWN_SESSIONS:,} sessions by"
         f" Zipf's law, two workers, a burst of {BURST} every {BURST_EVERY_S} s; {SESSIONS} callers that wait for"
