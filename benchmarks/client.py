@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
+IDLE_S = 3.0
+"""A connection that was idle for longer is not used again: uvicorn closes it after 5 s."""
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
@@ -48,7 +50,7 @@ class Answer:
 class Connection(asyncio.Protocol):
     """One connection: one request at a time. ``connections`` makes and closes it.
 
-    It is opened by the first request, and by one that finds it closed: servers close what is idle.
+    It is opened by the first request, and anew by one after a pause: servers close what is idle.
     """
 
     def __init__(self, url: str) -> None:
@@ -58,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._ended: asyncio.Future[None] | None = None
         self._is_streamed = False
         self._missing = -1
+        self._used_at = 0.0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,6 +77,8 @@ class Connection(asyncio.Protocol):
     ) -> Answer:
         """Send a request and wait for the last byte of its answer."""
         assert self._ended is None or self._ended.done(), "one request at a time"
+        if time.perf_counter() - self._used_at > IDLE_S:
+            await self.close()
         while self._transport is None or self._transport.is_closing():
             await asyncio.get_running_loop().create_connection(lambda: self, self._host, self._port)
         self._received.clear()
@@ -86,7 +91,7 @@ class Connection(asyncio.Protocol):
         sent_at = time.perf_counter()
         self._transport.write(head.encode() + body)
         await self._ended
-        ended_at = time.perf_counter()
+        ended_at = self._used_at = time.perf_counter()
         head_bytes, _, content = bytes(self._received).partition(b"\r\n\r\n")
         chunks = _chunks(content) if self._is_streamed else [content]
         return Answer(int(head_bytes[9:12]), head_bytes, chunks, sent_at, ended_at)

@@ -36,6 +36,7 @@ class Line:
         self.start: str = report["start"]
         self.worker_id: str = report["worker_id"]
         self.sent_bytes: int = report["sent_bytes"]
+        self.worker_ms = 0.0
 
 
 class Pair:
@@ -204,7 +205,10 @@ async def catch_up(two: Pair, *, sizes: tuple[int, ...], rounds: int) -> Table:
                 async with two.held(holder):
                     holder = [await two.turn(session) for _ in range(behind)][-1].worker_id
                 async with two.held(holder):
+                    process = two.processes[two.other(holder)]
+                    began = process.cpu_s()
                     line = await two.turn(session)
+                    line.worker_ms = 1000 * (process.cpu_s() - began)
                 assert line.start in {"catch-up", "cold"}, line.start
                 lines.append(line)
                 holder = line.worker_id
@@ -214,6 +218,7 @@ async def catch_up(two: Pair, *, sizes: tuple[int, ...], rounds: int) -> Table:
                     "state": f"{kilobytes:,} KB",
                     "deltas behind": behind,
                     "wall ms to the handler": statistics.median(line.wall_ms for line in caught),
+                    "worker CPU ms": statistics.median(line.worker_ms for line in caught),
                     "bytes sent": statistics.median(line.sent_bytes for line in caught),
                 }
             )
@@ -221,7 +226,7 @@ async def catch_up(two: Pair, *, sizes: tuple[int, ...], rounds: int) -> Table:
     return Table(
         name="catch-up",
         title="Catch-up of a stale copy",
-        columns=("state", "deltas behind", "wall ms to the handler", "bytes sent"),
+        columns=("state", "deltas behind", "wall ms to the handler", "worker CPU ms", "bytes sent"),
         rows=rows,
         notes=f"Medians of {rounds} or {rounds + 1}. The state travels as deltas alone, whatever its size.",
         reach=tuple(
@@ -231,7 +236,7 @@ async def catch_up(two: Pair, *, sizes: tuple[int, ...], rounds: int) -> Table:
                 float(large[what] or 0) / float(small[what] or 1),
                 1.2,
             )
-            for what in ("wall ms to the handler", "bytes sent")
+            for what in ("wall ms to the handler", "worker CPU ms", "bytes sent")
         ),
     )
 

@@ -22,12 +22,12 @@ APPS = ROOT / "benchmarks" / "apps"
 
 
 class Process:
-    """A Python module, run as a program of its own; *before* is put before its command."""
+    """A Python module, run as a program of its own."""
 
-    def __init__(self, *command: str, before: tuple[str, ...] = ()) -> None:
+    def __init__(self, *command: str) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile(dir="/dev/shm")  # noqa: SIM115  # what it logs shall not meet the store's disk
         self._child = subprocess.Popen(
-            [*before, sys.executable, "-m", *command],
+            [sys.executable, "-m", *command],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -89,15 +89,10 @@ def _stat(pid: str) -> list[str]:
 class Rig:
     """One hub on a new store, and its workers."""
 
-    def __init__(self, folder: pathlib.Path, *, traced: str = "") -> None:
-        """*traced* names the hub's system calls that ``strace`` writes to the file ``trace``."""
+    def __init__(self, folder: pathlib.Path) -> None:
         self.store = folder / "hub.db"
-        self.trace = folder / "trace"
         self.workers: list[Process] = []
-        before = (
-            ("strace", "-D", "-f", "--seccomp-bpf", "-e", f"trace={traced}", "-o", str(self.trace)) if traced else ()
-        )
-        self.hub = Process("satchel", "hub", "--port", "0", "--store", str(self.store), before=before)
+        self.hub = Process("satchel", "hub", "--port", "0", "--store", str(self.store))
         try:
             self.url = self.hub.saw(r"hub +(http://\S+)")
             self.hub.saw(r"(next) ")
@@ -120,6 +115,14 @@ class Rig:
                 raise RuntimeError(f"The worker did not come:\n{worker.output()}")
             time.sleep(0.02)
         return worker
+
+    def commits(self) -> int:
+        """Return how many transactions the store's log has had: each is one fsync.
+
+        SQLite counts them, modulo 2**32, in the index of its write-ahead log (``iChange``).
+        """
+        index = self.store.with_name(f"{self.store.name}-shm").read_bytes()
+        return int.from_bytes(index[8:12], sys.byteorder)
 
     def listed(self) -> list[dict[str, object]]:
         """Return the workers as the hub lists them."""
@@ -145,10 +148,10 @@ def scratch() -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def rig(*apps: str, slots: int = 128, traced: str = "") -> Iterator[Rig]:
+def rig(*apps: str, slots: int = 128) -> Iterator[Rig]:
     """Run a hub on a new store, and a worker for each of *apps*, while the body runs."""
     with scratch() as folder:
-        running = Rig(folder, traced=traced)
+        running = Rig(folder)
         try:
             for app in apps:
                 running.add_worker(app, slots=slots)

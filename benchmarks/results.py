@@ -45,6 +45,10 @@ def _table(*, columns: list[str], reach: list[dict[str, Any]], measured_on: str,
 
 
 def page(text: str, tables: Sequence[Table]) -> str:
-    """Return a page with each of *tables* in its place. Raises ``KeyError`` for a place without its table."""
-    shown = {table.name: table for table in [*tables, reach_table(tables)]}
-    return _PLACE.sub(lambda place: f"{place[1]}\n{shown[place['name']].body()}\n{place[3]}", text)
+    """Return a page with each of *tables* in its place; a place without its table stays as it is."""
+    shown = {table.name: table.body() for table in [*tables, reach_table(tables)]}
+
+    def filled(place: re.Match[str]) -> str:
+        return f"{place[1]}\n{shown[place['name']]}\n{place[3]}" if place["name"] in shown else place[0]
+
+    return _PLACE.sub(filled, text)

@@ -6,8 +6,6 @@ both; compared are medians. The handler inserts a row and says fifty characters.
 
 import asyncio
 import dataclasses
-import re
-import shutil
 import statistics
 from collections.abc import Awaitable, Callable
 
@@ -127,13 +125,17 @@ async def together(
     await bottom.set_up(below[0], [len(chunk) for chunk in sample.chunks], down=FRAME_DOWN_BYTES, up=FRAME_UP_BYTES)
     costs: dict[str, list[Cost]] = {"turn": [], "/echo": [], "/apart": []}
     walls: dict[str, list[float]] = {name: [] for name in costs}
+    commits: list[float] = []
     for _ in range(rounds):
         for name, spent in costs.items():
             sends = turns if name == "turn" else [bare(each, name, b"x" * len(TEXT)) for each in below]
             server = (running.hub, running.workers[0]) if name == "turn" else (bottom.hub, bottom.worker)
+            before = running.commits()
             cost, each = await block(sends, count, *server)
             spent.append(cost)
             walls[name] += each
+            if name == "turn":
+                commits.append((running.commits() - before) / len(each))
     names = {
         "turn": "warm turn",
         "/echo": "bare streamed echo, same chunks",
@@ -144,12 +146,14 @@ async def together(
     for row, cost in zip(rows, middle.values(), strict=True):
         row["hub CPU / echo"] = cost.hub_us / middle["/echo"].hub_us
         row["a second"] = 1e6 / cost.wall_us
+    rows[0]["fsyncs"] = statistics.median(commits)
     return Table(
         name="warm-together",
         title=f"A warm turn, {SESSIONS} sessions at once",
-        columns=("what", "hub CPU us", "hub CPU / echo", "worker CPU us", "wall us", "p99 us", "a second"),
+        columns=("what", "hub CPU us", "hub CPU / echo", "worker CPU us", "wall us", "p99 us", "a second", "fsyncs"),
         rows=rows,
-        notes=f"Medians of {rounds} alternating blocks of {SESSIONS} x {count}; wall is what one caller waits.",
+        notes=f"Medians of {rounds} alternating blocks of {SESSIONS} x {count}; wall is what one caller waits. fsyncs"
+        " are the transactions of the store's log, as SQLite counts them.",
         reach=(
             Reach(
                 f"hub CPU of a warm turn, {SESSIONS} at once",
@@ -157,31 +161,9 @@ async def together(
                 middle["turn"].hub_us / middle["/echo"].hub_us,
                 4,
             ),
+            Reach(f"group commit, {SESSIONS} at once", "fsyncs a turn", statistics.median(commits), 0.2),
         ),
     )
-
-
-async def syncs(running: Rig, *, count: int) -> Table:
-    """Count what a hub under ``strace`` syncs while 64 sessions have turns."""
-    async with connections(running.url, SESSIONS) as above:
-        turns = [turn(each, f"s{number}") for number, each in enumerate(above)]
-        await block(turns, 2, running.hub, running.workers[0])
-        before = _syncs(running)
-        await block(turns, count, running.hub, running.workers[0])
-    each = (_syncs(running) - before) / (SESSIONS * count)
-    return Table(
-        name="warm-syncs",
-        title=f"Durable writes, {SESSIONS} sessions at once",
-        columns=("what", "fsyncs a turn"),
-        rows=[{"what": "warm turn", "fsyncs a turn": each}],
-        notes="All fsync and fdatasync calls of the hub's process, checkpoints among them; strace counts them, in a"
-        " run of its own.",
-        reach=(Reach(f"group commit, {SESSIONS} at once", "fsyncs a turn", each, 0.2),),
-    )
-
-
-def _syncs(running: Rig) -> int:
-    return len(re.findall(r"\b(?:fsync|fdatasync)\(", running.trace.read_text()))
 
 
 async def _measured(running: Rig, bottom: Floor, *, quick: bool) -> list[Table]:
@@ -194,8 +176,4 @@ async def _measured(running: Rig, bottom: Floor, *, quick: bool) -> list[Table]:
 
 def measure(*, quick: bool) -> list[Table]:
     with rig("plain") as running, floor() as bottom:
-        tables = uvloop.run(_measured(running, bottom, quick=quick))
-    if shutil.which("strace"):
-        with rig("plain", traced="fsync,fdatasync") as running:
-            tables.append(uvloop.run(syncs(running, count=2 if quick else 20)))
-    return tables
+        return uvloop.run(_measured(running, bottom, quick=quick))
