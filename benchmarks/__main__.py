@@ -22,6 +22,7 @@ SUITES = {
     "wire": "benchmarks.wire",
     "growth": "benchmarks.growth",
     "cold": "benchmarks.cold",
+    "large": "benchmarks.large",
     "memory": "benchmarks.memory",
     "load": "benchmarks.load.run",
 }

@@ -56,6 +56,11 @@ class Process:
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return 1024 * int(status.partition(f"{kind}:")[2].split()[0])
 
+    def reset_peak(self) -> int:
+        """Begin ``VmHWM`` anew; return the memory that is resident now."""
+        pathlib.Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        return self.memory_bytes()
+
     def children_cpu_s(self) -> float:
         """Return the processor time, to 10 ms, of the processes that it started, ended or not."""
         tasks = pathlib.Path(f"/proc/{self.pid}/task")

@@ -24,7 +24,7 @@ KNOWN_SESSIONS = 2000
 BURST_EVERY_S, BURST = 2, 40
 REFUSED = 429
 """What a hub answers when too many wait in one session."""
-SHARES = (0.3, 0.6)
+SHARES = (0.25, 0.5)
 """Of the turns a second that the same hub makes when callers wait for it."""
 
 
