@@ -14,6 +14,7 @@ from satchel.hub.settings import HubSettings
 from satchel.limits import ATTEMPTS_MAX, COMPACT_WEIGHT
 from satchel.model import SEQ_PER_START
 from satchel.protocol.messages import AttemptName
+from satchel.store.rows import answer_and_lines
 from tests.simulation.agent import Rows
 from tests.simulation.trace import Trace
 
@@ -223,12 +224,12 @@ class History:
 
     def row(self, message: Message) -> dict[str, Any] | None:
         rows = self.query(
-            "SELECT t.*, e.answer FROM turn AS t LEFT JOIN events AS e USING (tenant, session_id, place) "
+            "SELECT t.*, e.answer_bytes, e.data FROM turn AS t LEFT JOIN events AS e USING (tenant, session_id, place) "
             "WHERE t.session_id = ? AND t.message_id = ?",
             message.session,
             message.message_id,
         )
-        return rows[0] if rows else None
+        return _with_answer(rows[0]) if rows else None
 
     def sessions_with_work(self) -> set[str]:
         """Return the sessions that have an unfinished turn."""
@@ -431,10 +432,11 @@ class History:
 
     def _check_events(self) -> None:
         """ONE-STREAM, FINAL-AGREES: what is stored is the one stream of the attempt that was committed."""
-        for row in self.query(
-            "SELECT t.session_id, t.message_id, t.version, e.answer, t.starts, e.lines FROM turn AS t "
-            "LEFT JOIN events AS e USING (tenant, session_id, place) WHERE t.status = 'committed'"
+        for found in self.query(
+            "SELECT t.session_id, t.message_id, t.version, t.starts, e.answer_bytes, e.data "
+            "FROM turn AS t LEFT JOIN events AS e USING (tenant, session_id, place) WHERE t.status = 'committed'"
         ):
+            row = _with_answer(found)
             if row["lines"] is None:
                 raise Violated("L9", "the events of a committed message are not kept", row)
             first, *events = map(json.loads, row["lines"].splitlines())
@@ -481,3 +483,10 @@ class History:
                     raise Violated("EFFECT-KEY", "two messages share a key", owner, owners[key])
                 if next(iter(made)).count(key) > 1:
                     raise Violated("EFFECT-KEY", "two labels share a key", owner)
+
+
+def _with_answer(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn's row with its answer and lines, as the store reads them; None if there are none."""
+    is_kept = row["data"] is not None
+    answer, lines = answer_and_lines(row["answer_bytes"], row["data"]) if is_kept else (None, None)
+    return {**row, "answer": answer, "lines": lines}

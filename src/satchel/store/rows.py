@@ -1,11 +1,14 @@
 """Rows of the log ⇄ the values of the contract."""
 
 import json
-from typing import Any
+import threading
+from typing import Any, Final
 
 import apsw
 import msgspec
+import zstandard
 
+from satchel.errors import CorruptPayload
 from satchel.model import (
     AgentSpec,
     Encoding,
@@ -130,7 +133,8 @@ def turn_row(row: Row) -> Turn:
         starts_before,
         epoch,
         version,
-        answer,
+        answer_bytes,
+        data,
         error,
         worker_deadline_ms,
         accepted_at_ms,
@@ -148,7 +152,7 @@ def turn_row(row: Row) -> Turn:
         starts_before=starts_before,
         epoch=None if epoch is None else Epoch(epoch),
         version=None if version is None else Version(version),
-        answer=answer,
+        answer=None if data is None else answer_and_lines(answer_bytes, data)[0],
         error=None if error is None else msgspec.json.decode(error, type=ErrorBody),
         worker_deadline_ms=worker_deadline_ms,
         accepted_at_ms=accepted_at_ms,
@@ -194,5 +198,36 @@ def version_row(row: Row) -> VersionRow:
 
 
 def events_row(key: SessionKey, row: Row) -> StoredEvents:
-    size, object_hash, lines = row
-    return StoredEvents(lines=b"" if lines is None else lines, object=object_name(key, object_hash, size))
+    answer_bytes, size, object_hash, data = row
+    _, lines = answer_and_lines(answer_bytes, data)
+    return StoredEvents(lines=lines, object=object_name(key, object_hash, size))
+
+
+def events_bindings(answer: str, events: StoredEvents) -> Bindings:
+    text = answer.encode()
+    return {
+        "answer_bytes": len(text),
+        "size": len(events.lines) if events.object is None else events.object.size,
+        "object_hash": None if events.object is None else events.object.content_hash,
+        "data": _zstd.compressor.compress(text + events.lines),
+    }
+
+
+def answer_and_lines(answer_bytes: int, data: bytes) -> tuple[str, bytes]:
+    """Return what one row of events holds. Raises ``CorruptPayload``."""
+    try:
+        both = _zstd.decompressor.decompress(data)
+        return both[:answer_bytes].decode(), both[answer_bytes:]
+    except (zstandard.ZstdError, UnicodeDecodeError) as error:
+        raise CorruptPayload("What is stored of a turn's answer and events is damaged.") from error
+
+
+class _Zstd(threading.local):
+    """A compressor and a decompressor for each thread: they cost more to make than to use."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=1)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_zstd: Final = _Zstd()

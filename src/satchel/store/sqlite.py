@@ -62,6 +62,7 @@ from satchel.store.rows import (
     agent_row,
     chain_link,
     error_text,
+    events_bindings,
     events_row,
     json_text,
     key_bindings,
@@ -330,14 +331,10 @@ class SqliteLog:
         return made == (commit.name.version, commit.name.state_id)
 
     def _insert_events(self, db: apsw.Connection, commit: Commit, *, place: int) -> None:
-        events = commit.events
         bindings: Bindings = {
             **key_bindings(commit.key),
+            **events_bindings(commit.answer, commit.events),
             "place": place,
-            "answer": commit.answer,
-            "size": len(events.lines) if events.object is None else events.object.size,
-            "object_hash": None if events.object is None else events.object.content_hash,
-            "lines": events.lines if events.object is None else None,
         }
         self._run(db, "insert_events", bindings)
 

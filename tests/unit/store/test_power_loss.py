@@ -44,8 +44,10 @@ class SameThread:
     async def open(self) -> None:
         self._connection = self._connect()
 
-    async def call(self, work: Callable[[apsw.Connection], Any]) -> Any:
-        call = Call(work, asyncio.get_running_loop().create_future())
+    async def call(
+        self, work: Callable[[apsw.Connection], Any], *, decided: Callable[[Any], None] | None = None
+    ) -> Any:
+        call = Call(work, asyncio.get_running_loop().create_future(), decided)
         self._calls.append(call)
         await asyncio.sleep(0)
         while not call.future.done():

@@ -157,12 +157,12 @@ WHERE tenant = :tenant AND session_id = :session_id;
 
 -- name: insert_events
 -- A committed turn's answer and events.
-INSERT INTO events (tenant, session_id, place, answer, size, object_hash, lines)
-VALUES (:tenant, :session_id, :place, :answer, :size, :object_hash, :lines);
+INSERT INTO events (tenant, session_id, place, answer_bytes, size, object_hash, data)
+VALUES (:tenant, :session_id, :place, :answer_bytes, :size, :object_hash, :data);
 
 -- name: events
 -- A committed turn's events, unless retention took them.
-SELECT e.size, e.object_hash, e.lines FROM turn AS t
+SELECT e.answer_bytes, e.size, e.object_hash, e.data FROM turn AS t
 JOIN events AS e USING (tenant, session_id, place)
 WHERE t.tenant = :tenant AND t.session_id = :session_id AND t.message_id = :message_id;
 

@@ -137,18 +137,19 @@ CREATE TABLE version (
 ) STRICT;
 
 -- A committed turn's answer, and its events as JSON lines. By place, so that retention takes the older ones.
+-- data is the answer's UTF-8 and behind it, unless they are an object, the lines; zstd compresses both as one,
+-- since most of the lines is the answer again.
 CREATE TABLE events (
     tenant TEXT NOT NULL,
     session_id TEXT NOT NULL,
     place INTEGER NOT NULL,
-    answer TEXT NOT NULL,
+    answer_bytes INTEGER NOT NULL,
     size INTEGER NOT NULL,
     object_hash BLOB,
-    lines BLOB,
+    data BLOB NOT NULL,
     PRIMARY KEY (tenant, session_id, place),
     FOREIGN KEY (tenant, session_id, place) REFERENCES turn (tenant, session_id, place)
-        ON DELETE RESTRICT ON UPDATE RESTRICT,
-    CHECK ((lines IS NULL) <> (object_hash IS NULL))
+        ON DELETE RESTRICT ON UPDATE RESTRICT
 ) STRICT;
 
 -- A session as it is read: its row, and what its turns say about it. The condition that holds
@@ -177,7 +178,7 @@ FROM session AS s;
 CREATE VIEW turn_view AS
 SELECT
     t.tenant, t.session_id, t.message_id, t.place, s.agent, t.text, t.metadata, t.status, t.starts, t.starts_before,
-    t.epoch, t.version, e.answer, t.error, t.worker_deadline_ms, t.accepted_at_ms, t.finished_at_ms
+    t.epoch, t.version, e.answer_bytes, e.data, t.error, t.worker_deadline_ms, t.accepted_at_ms, t.finished_at_ms
 FROM turn AS t
 JOIN session AS s ON s.tenant = t.tenant AND s.session_id = t.session_id
 LEFT JOIN events AS e ON e.tenant = t.tenant AND e.session_id = t.session_id AND e.place = t.place;
