@@ -4,8 +4,6 @@ Plain routes are Starlette's; a message's event stream is raw ASGI, which costs 
 quarter of a framework's streaming response.
 """
 
-import asyncio
-import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -35,8 +33,9 @@ from satchel.hub import render
 from satchel.hub.auth import Gate
 from satchel.hub.coordinator import Coordinator, Delivery
 from satchel.hub.openapi import OPENAPI
+from satchel.hub.response import EventStream
 from satchel.hub.runner import ended_complete
-from satchel.hub.stream import Reader, ended_lines
+from satchel.hub.stream import TurnStream, ended_lines
 from satchel.limits import (
     JSON_DEPTH_MAX,
     METADATA_BYTES_MAX,
@@ -136,8 +135,7 @@ class Api:
         """Wait for the end and answer with the message, or with its error and that error's status."""
         hub, turn = self._coordinator(), delivery.turn
         if delivery.stream is not None:
-            async for _ in delivery.stream.read(after=-1):
-                pass
+            await delivery.stream.ended()
             turn = await hub.store.log.turn(turn.key, turn.message_id)
         if not turn.status.is_final:
             raise HubDraining  # the reading was cut: the next hub goes on with it
@@ -152,14 +150,16 @@ class Api:
         self, delivery: Delivery, *, form: str, after: int, headers: dict[str, str] | None = None
     ) -> "EventStream":
         hub, turn = self._coordinator(), delivery.turn
-        reader, lines = None, []
+        source: TurnStream | list[bytes]
         if delivery.stream is not None:
-            reader = delivery.stream.reader(after)
+            source = delivery.stream
         elif turn.status is TurnStatus.COMMITTED:
-            lines = render.stored(await load_events(hub.store, turn), after=after)
+            source = render.stored(await load_events(hub.store, turn), after=after)
         else:
-            lines = ended_lines(turn, ended_complete(turn), after=after)
-        return EventStream(lines, reader, form=form, headers=headers or {}, keep_alive_s=hub.settings.keep_alive_s)
+            source = ended_lines(turn, ended_complete(turn), after=after)
+        return EventStream(
+            source, after=after, is_sse=form == "sse", headers=headers, keep_alive_s=hub.settings.keep_alive_s
+        )
 
     # --- sessions and workers ------------------------------------------------------------------
 
@@ -289,90 +289,6 @@ class MessagesFirst:
 def _is_plain_post(scope: Scope) -> bool:
     """Tell whether this is a POST to a hub that is not mounted below another app's path."""
     return scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path")
-
-
-class EventStream:
-    """A streaming response as raw ASGI: lines or SSE frames, with a sign of life in silence.
-
-    It is *lines*, or what *reader* takes: all that is there at once in one chunk. The
-    turn does not stop when the caller leaves.
-    """
-
-    def __init__(
-        self, lines: list[bytes], reader: Reader | None, *, form: str, headers: dict[str, str], keep_alive_s: float
-    ) -> None:
-        self._lines = lines
-        self._reader = reader
-        self._is_sse = form == "sse"
-        self._headers = headers
-        self._keep_alive_s = keep_alive_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
-        kind = "text/event-stream" if self._is_sse else "application/x-ndjson"
-        headers = {"content-type": kind, "cache-control": "no-store", "x-accel-buffering": "no", **self._headers}
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
-        if self._reader is None:
-            await send({"type": "http.response.body", "body": self._body(self._lines), "more_body": False})
-            return
-        with contextlib.closing(self._reader) as reader:
-            await self._follow(reader, receive, send)
-
-    async def _follow(self, reader: Reader, receive: Receive, send: Send) -> None:
-        """Send what comes until the last line, or until the caller leaves. No task or timer is made for a line."""
-        left = asyncio.create_task(_client_left(receive))
-        left.add_done_callback(lambda _: reader.wake())
-        silence = _Silence(self._keep_alive_s, reader.wake)
-        try:
-            body = b""
-            while not (reader.is_over or left.done()):
-                await reader.changed()
-                body = self._body(reader.take())
-                if not body and silence.is_over():
-                    body = b": keep-alive\n\n" if self._is_sse else b"\n"
-                if body and not reader.is_over:
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                    silence.begin()
-                    body = b""
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-        finally:
-            silence.end()
-            left.cancel()
-
-    def _body(self, lines: list[bytes]) -> bytes:
-        return b"".join(map(render.sse, lines) if self._is_sse else lines)
-
-
-async def _client_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-class _Silence:
-    """Since when nothing was said; *broken* is called when it lasts *after_s*. One timer, set anew only as it fires."""
-
-    def __init__(self, after_s: float, broken: Callable[[], None]) -> None:
-        self._after_s = after_s
-        self._broken = broken
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
-        self._timer = self._loop.call_later(after_s, self._look)
-
-    def begin(self) -> None:
-        self._since = self._loop.time()
-
-    def is_over(self) -> bool:
-        return self._loop.time() >= self._since + self._after_s
-
-    def end(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        if self.is_over():
-            self._broken()
-            self._timer = self._loop.call_later(self._after_s, self._look)
-        else:
-            self._timer = self._loop.call_at(self._since + self._after_s, self._look)
 
 
 # --- reading a request ---------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class TurnStream:
         self._readers: dict[Reader, None] = {}
         self._stopwatch_s = clock.stopwatch_s
         self._since = self._stopwatch_s()
-        self._is_cut = False
+        self._is_over = asyncio.Event()
         self.is_done = False
         self._ids = _ids(turn)
         self._piece_of, self._piece_before = (0, ""), b""
@@ -132,6 +132,7 @@ class TurnStream:
         beyond every event, also those that only a hub before this one has seen.
         """
         self.is_done = True
+        self._is_over.set()
         index = self._index + 1 if complete.error is None else SEQ_PER_START - 1
         self._append("complete", complete, index=index)
 
@@ -143,8 +144,12 @@ class TurnStream:
 
     def cut(self) -> None:
         """Let the readers go without an end: the hub stops, and they resume at the next one."""
-        self._is_cut = True
+        self._is_over.set()
         self._wake()
+
+    async def ended(self) -> None:
+        """Wait until readers get no more: the message has ended, or the hub stops."""
+        await self._is_over.wait()
 
     def reader(self, after: int) -> "Reader":
         """Return a reader of what comes behind cursor *after*; ``close`` it."""
@@ -178,7 +183,7 @@ class TurnStream:
     @property
     def is_closed(self) -> bool:
         """Whether nothing will come any more."""
-        return self.is_done or self._is_cut
+        return self._is_over.is_set()
 
     def leave(self, reader: "Reader") -> None:
         self._readers.pop(reader, None)

@@ -4,10 +4,18 @@ import asyncio
 import contextlib
 from typing import Any
 
+import pytest
+
 from satchel.clock import Clock
-from satchel.hub.api import EventStream
+from satchel.hub import response as response_module
+from satchel.hub.response import EventStream
 from satchel.hub.stream import TurnStream
 from tests.unit.hub.test_stream import DONE, said, turn
+
+
+@pytest.fixture(autouse=True)
+def _look_at_once(monkeypatch):
+    monkeypatch.setattr(response_module, "WATCH_AFTER_S", 0)
 
 
 class Caller:
@@ -41,9 +49,9 @@ class Caller:
 
 
 @contextlib.asynccontextmanager
-async def answered(stream: TurnStream, caller: Caller, *, form: str = "lines", keep_alive_s: float = 100):
+async def answered(stream: TurnStream, caller: Caller, *, is_sse: bool = False, keep_alive_s: float = 100):
     """Answer *caller* from *stream* while the body runs, and to its end."""
-    response = EventStream([], stream.reader(-1), form=form, headers={}, keep_alive_s=keep_alive_s)
+    response = EventStream(stream, is_sse=is_sse, keep_alive_s=keep_alive_s)
     task = asyncio.create_task(response({}, caller.receive, caller.send))
     yield task
     async with asyncio.timeout(10):
@@ -110,6 +118,19 @@ async def test_a_caller_that_leaves_while_it_is_slow_ends_the_response_too():
     assert not stream._readers
 
 
+async def test_a_response_that_is_over_soon_never_looks_for_its_caller(monkeypatch):
+    """A task for that is a fifth of what such a response costs."""
+    monkeypatch.setattr(response_module, "WATCH_AFTER_S", 100)
+    stream, caller = TurnStream(turn(starts=1), clock=Clock()), Caller()
+    monkeypatch.setattr(caller, "receive", None)
+
+    async with answered(stream, caller):
+        await caller.hears(1)
+        stream.finish(DONE)
+
+    assert caller.is_whole
+
+
 async def test_silence_is_broken_by_an_empty_line_as_often_as_it_lasts():
     """Proxies close what says nothing; readers skip it."""
     stream, caller = TurnStream(turn(starts=1), clock=Clock()), Caller()
@@ -124,7 +145,7 @@ async def test_silence_is_broken_by_an_empty_line_as_often_as_it_lasts():
 async def test_a_browser_gets_events_and_comments():
     stream, caller = TurnStream(turn(starts=1), clock=Clock()), Caller()
 
-    async with answered(stream, caller, form="sse", keep_alive_s=0.001):
+    async with answered(stream, caller, is_sse=True, keep_alive_s=0.001):
         await caller.hears(2)
         stream.add_pieces(1, "i", ("a", "b"))
         stream.finish(DONE)
@@ -138,9 +159,7 @@ async def test_a_browser_gets_events_and_comments():
 async def test_what_is_known_to_its_end_is_one_chunk():
     caller = Caller()
 
-    await EventStream([b"one\n", b"two\n"], None, form="lines", headers={}, keep_alive_s=1)(
-        {}, caller.receive, caller.send
-    )
+    await EventStream([b"one\n", b"two\n"], keep_alive_s=1)({}, caller.receive, caller.send)
 
     assert caller.chunks == [b"one\ntwo\n"]
     assert caller.is_whole
