@@ -194,6 +194,11 @@ class OpenSession:
         return self._is_broken or self._database.is_lost
 
     @property
+    def must_be_whole(self) -> bool:
+        """Whether it is known before ``finish`` that the open turn's payload is a snapshot."""
+        return bool(self._open_turn.reasons or self._database.authorizer.structural or self._facts.findings)
+
+    @property
     def schema(self) -> SchemaName:
         """The session's own schema, as committed."""
         return SchemaName(self._number, self._facts.fingerprint)

@@ -65,6 +65,7 @@ class Attempt:
         self.copy: Copy | None = None
         """The copy it runs on, from when the state was resolved."""
         self.recorded: Recorded | None = None
+        """What the turn did, without its bytes."""
         self.outcome: Result | Failure | None = None
         self.handler_ms = 0.0
         self.task: asyncio.Task[None] | None = None

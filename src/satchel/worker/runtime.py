@@ -274,7 +274,8 @@ class Runtime:
             schema=attempt.worker.schema,
         )
         await self._handle(attempt, session)
-        attempt.recorded = recorded = await self._finish(attempt, session)
+        recorded = await self._finish(attempt, session)
+        attempt.recorded = msgspec.structs.replace(recorded, raw=b"")
         attempt.check_stop()
         return await self._pending(attempt, session, recorded.kind, recorded.raw)
 
@@ -282,7 +283,10 @@ class Runtime:
         """Make a pending result anew, as a snapshot."""
         assert attempt.copy is not None, "a pending attempt has its copy"
         session = attempt.copy.session
-        return await self._pending(attempt, session, PayloadKind.SNAPSHOT, session.pending_snapshot())
+        return await self._pending(attempt, session, PayloadKind.SNAPSHOT, await self._image(session))
+
+    async def _image(self, session: OpenSession) -> bytes:
+        return await by_size(self._state_pool, session.state_bytes, session.pending_snapshot)
 
     async def _resolved(self, attempt: Attempt) -> Copy:
         """Return the session's copy at exactly the request's base.
@@ -407,7 +411,7 @@ class Runtime:
     async def _finish(self, attempt: Attempt, session: OpenSession) -> Recorded:
         """End the recording. What is wrong with what the handler left is the handler's failure."""
         request = attempt.request
-        scans_all = request.wants_digest or request.wants_snapshot
+        scans_all = request.wants_digest or request.wants_snapshot or session.must_be_whole
         try:
             return await by_size(
                 self._state_pool,
@@ -427,7 +431,7 @@ class Runtime:
         payload, name = await self._sealed(request.base, kind, raw)
         if kind is PayloadKind.DELTA and payload.size > request.delta_bytes_max:
             attempt.check_stop()
-            payload, name = await self._sealed(request.base, PayloadKind.SNAPSHOT, session.pending_snapshot())
+            payload, name = await self._sealed(request.base, PayloadKind.SNAPSHOT, await self._image(session))
         if payload.kind is PayloadKind.SNAPSHOT:
             _check_snapshot(payload)
         attempt.check_stop()

@@ -84,6 +84,24 @@ async def test_after_not_found_the_same_attempt_runs_on_the_chain(desk, notes):
     assert notes.runs == ["a", "b", "c"]
 
 
+async def test_an_attempt_keeps_no_bytes_of_a_state_that_is_open(desk, notes):
+    """A handler runs for minutes and a result waits for its commit; a state may be as large as the worker's memory."""
+    await desk.turn("a")
+    desk.release()
+    gate = notes.hold("b")
+
+    request = desk.send("b", chain=tuple(desk.chain), wants_snapshot=True)
+    await notes.started("b")
+    (attempt,) = desk.runtime._attempts.values()
+    kept_by_the_handler = attempt.request.chain
+    gate.set()
+    result = await desk.outcome(request)
+
+    assert kept_by_the_handler == ()
+    assert result.payload.kind is PayloadKind.SNAPSHOT
+    assert attempt.recorded.raw == b""
+
+
 async def test_a_stale_copy_catches_up_by_the_deltas_it_lacks(desk, notes):
     """What it holds need not travel again, even if it is still pending here."""
     await desk.turn("a")
