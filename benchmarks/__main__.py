@@ -21,6 +21,7 @@ SUITES = {
     "tokens": "benchmarks.tokens",
     "wire": "benchmarks.wire",
     "growth": "benchmarks.growth",
+    "state": "benchmarks.state",
     "cold": "benchmarks.cold",
     "large": "benchmarks.large",
     "memory": "benchmarks.memory",

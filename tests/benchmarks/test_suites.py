@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the suites read /proc")
 
 
-@pytest.mark.parametrize("name", ["warm", "wire"])
+@pytest.mark.parametrize("name", ["warm", "wire", "state"])
 def test_a_suite_runs_and_fills_its_tables(name: str):
     """What it measures changes under it; that it no longer starts must not be found out before a release."""
     tables = importlib.import_module(f"benchmarks.{name}").measure(quick=True)
