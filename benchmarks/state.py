@@ -256,7 +256,7 @@ def opening(*, quick: bool) -> Table:
         title="A cold start in a worker, to the handler's first line",
         columns=tuple(rows[0]),
         rows=rows,
-        notes="Alone: decompress, deserialize, one query. Cold start: also checksum, quick_check, schema, a turn begun.",
+        notes="Alone: decompress, deserialize, one query. Cold start: also checksum, quick_check, schema, a turn.",
         reach=(Reach("cold start, 1 MB, in the worker", "times the bytes alone", ratio, 3),),
     )
 
