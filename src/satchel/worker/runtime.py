@@ -170,10 +170,11 @@ class Runtime:
     def _registered(self, frame: Registered) -> None:
         self._tenant = Tenant(frame.tenant)
         self._is_linked = True
-        adopted = set(frame.adopted)
-        for attempt in list(self._attempts.values()):
-            if attempt.name not in adopted:
-                continue  # the hub cancels it
+        for name in frame.adopted:  # the hub cancels the others
+            attempt = self._current(name)
+            if attempt is None:  # it ended since it was registered, and its failure was not said
+                self._say(Failure(attempt=name, code=FailureCode.SESSION_STATE_NOT_FOUND))
+                continue
             attempt.events.send_again()
             if attempt.outcome is not None:
                 self._report(attempt, attempt.outcome)

@@ -554,6 +554,21 @@ async def test_a_failure_while_the_link_is_down_is_kept_for_the_hub():
         assert desk.runtime.registration().attempts == ()
 
 
+async def test_an_attempt_that_ends_between_its_registration_and_the_hubs_answer_is_heard_of(desk):
+    """The hub goes on with it by then: nobody else would tell it that there is nothing to wait for."""
+    await desk.turn("a")
+    desk.release()
+    desk.runtime.link_lost()
+    request = desk.send("b")  # warm, and the copy is gone
+    register = desk.runtime.registration()
+    await desk.settle()
+
+    adopt(desk, register.attempts)
+
+    assert register.attempts == (request.attempt,)
+    assert (await desk.outcome(request)).code is FailureCode.SESSION_STATE_NOT_FOUND
+
+
 async def test_an_attempt_that_the_hub_does_not_adopt_is_cancelled_and_rolled_back(desk):
     """Another attempt or answer took its place."""
     await desk.turn("a")
