@@ -111,8 +111,9 @@ INLINE_BYTES_MAX: Final = 64 * KIB
 SQL_BYTES_MAX: Final = 1 * MIB
 """Bytes of one SQL statement or of a declared schema: generous for a person, no lever for an attacker."""
 
-VALUE_BYTES_MAX: Final = FRAME_BYTES_MAX
-"""Bytes of one text, blob or row: no value can be larger than a state, so a function that builds one stops here."""
+VALUE_BYTES_MAX: Final = 16 * MIB
+"""Bytes of one text, blob or row: each is held several times over while it is read or written,
+and a function that builds one stops here."""
 
 SQLITE_STEPS_MAX: Final = 250_000
 """Operations of one compiled statement: a hostile view or index expression stops at the compiler."""

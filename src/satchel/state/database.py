@@ -163,6 +163,8 @@ class Database:
             try:
                 # A handler that sends the same text must meet the authorizer: hence the flags.
                 return self._cursor.execute(sql, parameters, can_cache=can_cache, prepare_flags=_OURS).fetchall()
+            except apsw.TooBigError as error:
+                raise _too_big() from error
             except apsw.FullError as error:
                 raise _too_large() from error
             finally:
@@ -188,10 +190,7 @@ class Database:
         except apsw.AuthError as error:
             raise StateMisused(self.authorizer.refusal or str(error)) from None  # it says no more than ours
         except apsw.TooBigError as error:
-            raise StateMisused(
-                f"A value has at most {limits.VALUE_BYTES_MAX} bytes.",
-                hint="Keep files elsewhere and their names in the state.",
-            ) from error
+            raise _too_big() from error
         except apsw.FullError as error:
             raise _too_large() from error
         finally:
@@ -297,6 +296,13 @@ def with_deadline(connection: apsw.Connection, work: Callable[[], None]) -> None
 
 def _nothing() -> None:
     """Do nothing: no turn runs."""
+
+
+def _too_big() -> StateMisused:
+    return StateMisused(
+        f"A value has at most {limits.VALUE_BYTES_MAX} bytes.",
+        hint="Keep files elsewhere and their names in the state.",
+    )
 
 
 def _too_large() -> StateTooLarge:

@@ -141,8 +141,9 @@ def test_a_transaction_that_ended_behind_our_back_fails_the_turn_and_the_copy():
         assert session.is_broken
 
 
-def test_a_state_at_its_bound_refuses_to_grow():
-    """A snapshot has to fit one frame; the rows that do not fit are refused where they are written."""
+def test_a_state_at_its_bound_refuses_to_grow(monkeypatch):
+    """The rows that do not fit are refused where they are written."""
+    monkeypatch.setattr(limits, "STATE_BYTES_MAX", 8 * limits.MIB)
     with Recording(SCHEMA) as recording:
         recording.turn(INSERT)
         before = dump(recording.session)
@@ -158,11 +159,14 @@ def test_a_state_at_its_bound_refuses_to_grow():
             assert dump(recording.session) == before
 
 
-def test_a_value_past_the_states_bound_is_refused_by_the_mapping():
-    """The mapping is rows; its bound is theirs."""
+def test_what_is_past_a_bound_is_refused_by_the_mapping_too(monkeypatch):
+    """The mapping is rows; their bounds are its own."""
+    monkeypatch.setattr(limits, "STATE_BYTES_MAX", 8 * limits.MIB)
     with Recording() as recording:
         state = recording.begin().state
 
+        with pytest.raises(StateMisused, match="A value has at most"):
+            state["k"] = "x" * limits.VALUE_BYTES_MAX
         with pytest.raises(StateTooLarge):
             state["k"] = "x" * (limits.STATE_BYTES_MAX + 1)
         recording.session.rollback()
