@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NewType
 
 import msgspec
@@ -328,6 +328,14 @@ def next_state_id(base: StateId, version: Version, kind: PayloadKind, raw: bytes
     SHA-256 over base, version (8 bytes, big endian), kind (its name) and payload:
     two attempts' "version n" differ in it, and a missing or reordered delta shows.
     """
+    return next_state_id_of_pieces(base, version, kind, (raw,))
+
+
+def next_state_id_of_pieces(
+    base: StateId, version: Version, kind: PayloadKind, pieces: Iterable[bytes | memoryview]
+) -> StateId:
+    """Return ``next_state_id`` of a payload that comes in pieces, which are not kept."""
     digest = hashlib.sha256(base + version.to_bytes(8, "big") + kind.value.encode())
-    digest.update(raw)
+    for piece in pieces:
+        digest.update(piece)
     return StateId(digest.digest()[:16])

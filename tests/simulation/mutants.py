@@ -644,9 +644,7 @@ _MUTANTS: Final = (
         edits=(
             Edit("store.chain:_payload", "checksum(stored.payload.data) != stored.payload.checksum", "False"),
             Edit("state.payload:_check_sealed", "payload.checksum != checksum(payload.data)", "False"),
-            Edit(
-                "store.sqlite_objects:SqliteObjects.get", "hashlib.sha256(data).digest() != name.content_hash", "False"
-            ),
+            Edit("store.sqlite_objects:SqliteObjects.get", "content_hash.digest() != name.content_hash", "False"),
             Edit(
                 "state.session:_checked_delta",
                 "if link.name != StateName(version, next_state_id(base.state_id, version, PayloadKind.DELTA, raw)):",

@@ -9,22 +9,19 @@ import asyncio
 
 from satchel.errors import CorruptPayload
 from satchel.limits import CHAIN_BYTES_MAX, INLINE_BYTES_MAX, STATE_BYTES_MAX
-from satchel.model import PayloadKind, next_state_id
+from satchel.model import PayloadKind, SessionId, StateId, StateName, next_state_id, next_state_id_of_pieces
 from satchel.protocol.messages import Result
 from satchel.state.delta import check_turn_mark
-from satchel.state.payload import unseal
+from satchel.state.payload import unseal, unsealed
 from satchel.store.base import Started
 
 OFF_LOOP_BYTES = 256 * 1024
 """Hashing and decompressing more than this would hold the event loop for a millisecond."""
 
-DELTA_RAW_BYTES_MAX = 4 * STATE_BYTES_MAX
-"""A changeset holds old and new values; a larger one would have been sent as a snapshot."""
-
 
 async def check_result(result: Result, started: Started) -> None:
     """Raise ``CorruptPayload`` that names what is wrong with *result*."""
-    if result.payload.raw_size > OFF_LOOP_BYTES:
+    if max(result.payload.raw_size, result.payload.size) > OFF_LOOP_BYTES:
         await asyncio.to_thread(_check, result, started)
     else:
         _check(result, started)
@@ -41,17 +38,26 @@ def _check(result: Result, started: Started) -> None:
         raise CorruptPayload("The first version of a session is a snapshot.")
     if payload.size > CHAIN_BYTES_MAX or result.state_bytes > STATE_BYTES_MAX:
         raise CorruptPayload("The result is over the bounds that its request named.")
-    raw = unseal(payload, raw_size_max=STATE_BYTES_MAX if is_snapshot else DELTA_RAW_BYTES_MAX)
-    if next_state_id(head.state_id, result.name.version, payload.kind, raw) != result.name.state_id:
+    if is_snapshot:
+        _check_snapshot(result, head)
+    else:
+        _check_delta(result, head, started.turn.key.session_id)
+
+
+def _check_snapshot(result: Result, head: StateName) -> None:
+    pieces = unsealed(result.payload, raw_size_max=STATE_BYTES_MAX)
+    _check_name(result, next_state_id_of_pieces(head.state_id, result.name.version, PayloadKind.SNAPSHOT, pieces))
+
+
+def _check_delta(result: Result, head: StateName, session_id: SessionId) -> None:
+    raw = unseal(result.payload, raw_size_max=STATE_BYTES_MAX)  # one as large as its state is sent as a snapshot
+    _check_name(result, next_state_id(head.state_id, result.name.version, PayloadKind.DELTA, raw))
+    check_turn_mark(raw, session_id=session_id, version=result.name.version, epoch=result.attempt.epoch, base=head)
+
+
+def _check_name(result: Result, state_id: StateId) -> None:
+    if result.name.state_id != state_id:
         raise CorruptPayload("The result's state ID is not that of its bytes.")
-    if not is_snapshot:
-        check_turn_mark(
-            raw,
-            session_id=started.turn.key.session_id,
-            version=result.name.version,
-            epoch=result.attempt.epoch,
-            base=head,
-        )
 
 
 def rests_inline(result: Result) -> bool:

@@ -96,9 +96,9 @@ def _pieces(payload: Payload) -> Iterator[bytes | memoryview]:
         yield from (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
         return
     try:
-        _check_frame(payload)
+        _check_one_frame(payload)
         decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
-        with decompressor.stream_reader(payload.data, read_across_frames=True) as reader:
+        with decompressor.stream_reader(payload.data) as reader:
             while piece := reader.read(PIECE_BYTES):
                 yield piece
     except zstandard.ZstdError as error:
@@ -117,3 +117,18 @@ def _check_frame(payload: Payload) -> None:
     """Compare a frame's own size first: it decides what a decoder allocates."""
     if zstandard.get_frame_parameters(payload.data).content_size != payload.raw_size:
         raise CorruptPayload(f"A {payload.kind}'s frame does not hold the {payload.raw_size} bytes it names.")
+
+
+def _check_one_frame(payload: Payload) -> None:
+    """Check that one frame of the right size is all there is: a stream's decoder does not look behind the first."""
+    _check_frame(payload)
+    data, at, is_last = payload.data, zstandard.frame_header_size(payload.data), False
+    while not is_last and at < len(data):
+        # RFC 8878, 3.1.1.2: a bit for the last block, two for its type, and its size.
+        header = int.from_bytes(data[at : at + 3], "little")
+        is_last, is_run, size = bool(header & 1), header >> 1 & 3 == 1, header >> 3
+        at += 3 + (1 if is_run else size)
+    if zstandard.get_frame_parameters(data).has_checksum:
+        at += 4
+    if not is_last or at != len(data):
+        raise CorruptPayload(f"A {payload.kind} is not one frame.")

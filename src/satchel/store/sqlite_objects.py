@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -78,10 +79,13 @@ class SqliteObjects:
 
     async def get(self, name: ObjectName) -> bytes:
         def work(db: apsw.Connection) -> bytes:
-            data = b"".join(bytes(row[0]) for row in db.execute(self._sql["pieces"], _bindings(name)))
-            if hashlib.sha256(data).digest() != name.content_hash:
+            data, content_hash = io.BytesIO(), hashlib.sha256()  # gives its bytes up without a second copy of them
+            for (piece,) in db.execute(self._sql["pieces"], _bindings(name)):
+                data.write(piece)
+                content_hash.update(piece)
+            if content_hash.digest() != name.content_hash:
                 raise CorruptPayload("The object is gone or damaged.", content_hash=name.content_hash.hex())
-            return data
+            return data.getvalue()
 
         return await self._reader.call(work)
 

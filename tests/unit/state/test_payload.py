@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -133,3 +134,36 @@ def test_pieces_are_small_and_their_decoder_keeps_little():
     assert {len(piece) for piece in unsealed(seal(PayloadKind.SNAPSHOT, raw), raw_size_max=len(raw))} == {PIECE_BYTES}
     with pytest.raises(CorruptPayload, match="cannot be decompressed"):
         next(unsealed(envelope(wide, raw_size=200 * PIECE_BYTES), raw_size_max=200 * PIECE_BYTES))
+
+
+@given(st.binary(max_size=400), st.integers(1, 3), st.data())
+def test_what_is_taken_in_pieces_is_taken_whole(raw: bytes, times: int, data: st.DataObject):
+    """A state that a hub commits must be one that a worker opens: cut, extended and altered frames included."""
+    frame = zstandard.ZstdCompressor(write_checksum=data.draw(st.booleans())).compress(raw * times)
+    tail = data.draw(st.sampled_from([b"", b"\0", frame, zstandard.compress(b""), b"\x50\x2a\x4d\x18\0\0\0\0"]))
+    edited = bytearray(frame[: data.draw(st.integers(0, len(frame)))] if data.draw(st.booleans()) else frame)
+    if edited and data.draw(st.booleans()):
+        edited[data.draw(st.integers(0, len(edited) - 1))] ^= data.draw(st.integers(1, 255))
+    payload = envelope(bytes(edited) + tail, raw_size=len(raw) * times)
+
+    whole, in_pieces = (outcome(way, payload) for way in WAYS.values())
+
+    assert in_pieces in {whole, None}, "of nothing, the whole takes a frame with bytes behind it; pieces do not"
+
+
+def outcome(way: Callable[..., bytes], payload: Payload) -> bytes | None:
+    """Return the raw bytes; None if they were refused."""
+    try:
+        return way(payload, raw_size_max=RAW_MAX)
+    except CorruptPayload:
+        return None
+
+
+@pytest.mark.parametrize("tail", [b"\0", zstandard.compress(b""), zstandard.compress(b"more")])
+def test_bytes_behind_the_frame_are_refused_in_pieces(tail: bytes):
+    """A stream's decoder would not look at them."""
+    raw = b"some rows " * 100
+    payload = envelope(zstandard.compress(raw) + tail, raw_size=len(raw))
+
+    with pytest.raises(CorruptPayload, match="not one frame"):
+        list(unsealed(payload, raw_size_max=RAW_MAX))
