@@ -77,7 +77,7 @@ STOP_S: Final = 10.0
 # --- state and frames ------------------------------------------------------------------
 
 FRAME_BYTES_MAX: Final = 16 * MIB
-"""One frame of a link. A state travels as one frame."""
+"""One frame of a link: a worker registers every session that it holds in one."""
 
 LINK_MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX + 8
 """One WebSocket message: frames with their lengths, or one that is as long as a frame may be."""
@@ -85,11 +85,24 @@ LINK_MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX + 8
 PACKED_BYTES_MAX: Final = 64 * KIB
 """A WebSocket message of several frames: those that wait travel together, and none of them waits long."""
 
-STATE_BYTES_MAX: Final = 14 * MIB
-"""Raw bytes of one session's database (pages x page size), so that its snapshot always fits a frame."""
+STATE_BYTES_MAX: Final = 128 * MIB
+"""Raw bytes of one session's database (pages x page size): a worker and a hub hold a few of them at once."""
 
-CHAIN_BYTES_MAX: Final = 14 * MIB
-"""Encoded bytes of a snapshot and the deltas after it, so that a cold start and its message fit a frame."""
+CHAIN_BYTES_MAX: Final = 160 * MIB
+"""Encoded bytes of a snapshot and the deltas after it: room for deltas behind a state that does not compress."""
+
+FRAME_DATA_BYTES_MAX: Final = 64 * KIB
+"""A frame with more payload data than this is sent without it, and the data in chunks."""
+
+CHUNK_BYTES_MAX: Final = 64 * KIB
+"""One chunk: what stands in front of another session's frame, half a millisecond at one gigabit."""
+
+CREDIT_BYTES_MAX: Final = 512 * KIB
+"""Chunk bytes that may be under way on a link, each way: they wait in sockets in front of other frames,
+and a round trip of a millisecond still carries 500 MB/s."""
+
+TRANSFERS_MAX: Final = 4
+"""Frames whose chunks share a link at once, each way: as many states may be half received."""
 
 EVENT_BYTES_MAX: Final = 1 * MIB
 """Encoded bytes of one event."""
@@ -126,8 +139,8 @@ OPEN_DEADLINE_S: Final = 10.0
 
 REBUILD_DEADLINE_S: Final = 60.0
 REBUILD_CPU_S: Final = 30
-REBUILD_MEMORY_BYTES_MAX: Final = 1024 * MIB
-"""A helper process that rebuilds a state: some hundred times what a full state needs, and still no danger."""
+REBUILD_MEMORY_BYTES_MAX: Final = 2048 * MIB
+"""A helper process that rebuilds a state: its chain, its image and their copies, a dozen of a full state."""
 
 JSON_DEPTH_MAX: Final = 100
 """Nesting of a mapping value, and of metadata: below every parser's own bound, so what is written can be read."""

@@ -20,9 +20,12 @@ from satchel.model import (
     rfc3339,
 )
 from satchel.protocol.messages import (
+    Announced,
     AttemptName,
     Cancel,
+    Chunk,
     Committed,
+    Credit,
     Event,
     Failure,
     FailureCode,
@@ -38,6 +41,8 @@ from satchel.protocol.messages import (
     Released,
     Request,
     Result,
+    payloads_of,
+    with_data,
 )
 
 AT = "2026-01-31T09:30:00.125Z"
@@ -80,11 +85,23 @@ def request(*chain: Link, base: StateName) -> Request:
     )
 
 
+NO_DATA = payload(PayloadKind.SNAPSHOT, b"")
+ANNOUNCED_RESULT = Announced(
+    Result(ATTEMPT, state(6), state(5), NO_DATA, SCHEMA, 8192, None, {}, 31.5, 2), transfer=3, sizes=(70_000,)
+)
 WARM = request(base=state(5))
 CATCH_UP_ONE = request(Link(state(5), DELTA), base=state(5))
 CATCH_UP_MANY = request(Link(state(4), DELTA), Link(state(5), DELTA), base=state(5))
 COLD_ALONE = request(Link(state(5), SNAPSHOT), base=state(5))
 COLD_WITH_DELTAS = request(Link(state(4), SNAPSHOT), Link(state(5), DELTA), base=state(5))
+
+ANNOUNCED_ALONE = Announced(request(Link(state(5), NO_DATA), base=state(5)), transfer=1, sizes=(70_000,))
+ANNOUNCED_CHAIN = Announced(
+    request(Link(state(4), NO_DATA), Link(state(5), payload(PayloadKind.DELTA, b"")), base=state(5)),
+    transfer=2,
+    sizes=(70_000, 3),
+)
+CHUNK, CREDIT = Chunk(1, b"piece"), Credit(262_144)
 
 MESSAGE = Message("i1", (Content("Booked."),), AT)
 ITEMS = (
@@ -106,6 +123,9 @@ WORKER_FRAMES = (
     Released("alice"),
     Ping(1),
     Pong(1),
+    ANNOUNCED_RESULT,
+    CHUNK,
+    CREDIT,
 )
 HUB_FRAMES = (
     REGISTERED,
@@ -122,6 +142,10 @@ HUB_FRAMES = (
     Release("alice"),
     Ping(2),
     Pong(2),
+    ANNOUNCED_ALONE,
+    ANNOUNCED_CHAIN,
+    CHUNK,
+    CREDIT,
 )
 
 # --- any frame --------------------------------------------------------------------------------
@@ -223,6 +247,19 @@ _items = st.one_of(
     st.builds(AgentHandoff, _texts, _texts, _times, st.none() | _texts),
 )
 _beats = st.one_of(st.builds(Ping, _numbers), st.builds(Pong, _numbers))
+_carried = st.one_of(
+    st.builds(Chunk, st.integers(1, 2**63 - 1), st.binary(min_size=1, max_size=40)),
+    st.builds(Credit, st.integers(1, 2**63 - 1)),
+)
+
+
+@st.composite
+def _announced(draw: st.DrawFn, frames: st.SearchStrategy) -> Announced:
+    frame = draw(frames.filter(payloads_of))
+    payloads = payloads_of(frame)
+    sizes = draw(st.lists(st.integers(0, 2**24), min_size=len(payloads), max_size=len(payloads)).filter(any))
+    return Announced(with_data(frame, [b""] * len(payloads)), draw(st.integers(1, 2**63 - 1)), tuple(sizes))
+
 
 worker_frames = st.one_of(
     st.builds(
@@ -242,6 +279,8 @@ worker_frames = st.one_of(
     st.builds(Failure, _attempts, st.sampled_from(FailureCode), _texts, st.none() | _states, _spans),
     st.builds(Released, _ids),
     _beats,
+    _carried,
+    _announced(_results()),
 )
 hub_frames = st.one_of(
     st.builds(Registered, _ids, st.floats(0.001, 1000), _tuples(_attempts)),
@@ -252,4 +291,6 @@ hub_frames = st.one_of(
     st.builds(NeedSnapshot, _attempts),
     st.builds(Release, _ids),
     _beats,
+    _carried,
+    _announced(_requests()),
 )

@@ -84,7 +84,7 @@ def test_the_wire_is_pinned():
     assert hashlib.sha256(every).hexdigest() == GOLDEN
 
 
-GOLDEN = "3f7d0a0203f9766fbf4ff682941670bb9140e1f8f7ba3dbdd28adb5449ef4653"
+GOLDEN = "e7b4bddc047e5fbb14ce4ba10d73335697abd06178ab5ecf01f40a8baa4736c6"
 """SHA-256 of one frame of each kind and form, in the order of ``frames``."""
 
 

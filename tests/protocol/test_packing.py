@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from satchel.limits import PACKED_BYTES_MAX
 from satchel.model import Content, Message
-from satchel.protocol.codec import decode_worker, encode_worker
+from satchel.protocol.codec import encode_worker
 from satchel.protocol.messages import AttemptName, Event, Pieces, Released, WorkerFrame
-from satchel.protocol.packing import merged, packed
+from satchel.protocol.packing import merged
 from tests.protocol import frames
 from tests.protocol.frames import ATTEMPT
 
@@ -89,15 +89,3 @@ def test_a_merged_frame_has_its_bound(sizes: list[int]):
 
     assert told(out, ATTEMPT) == told(waiting, ATTEMPT)
     assert all(len(encode_worker(frame)) <= PACKED_BYTES_MAX for frame in out if len(frame.texts) > 1)
-
-
-@given(st.lists(st.integers(0, PACKED_BYTES_MAX + 10), max_size=12))
-def test_messages_are_joined_up_to_their_bound_and_in_order(sizes: list[int]):
-    sent = [said(1, "x" * size) for size in sizes]
-
-    messages = list(packed(map(encode_worker, sent)))
-
-    assert [frame for message in messages for frame in decode_worker(message)] == sent
-    assert all(len(message) <= PACKED_BYTES_MAX or len(decode_worker(message)) == 1 for message in messages)
-    for one, next_one in itertools.pairwise(messages):
-        assert len(one) + len(encode_worker(decode_worker(next_one)[0])) > PACKED_BYTES_MAX, "there was room"

@@ -507,8 +507,8 @@ _MUTANTS: Final = (
         edits=(
             Edit(
                 "worker.link:WorkerLink.lost",
-                "        self._outgoing = None\n",
-                "        self.kept, self._outgoing = self._outgoing, None\n",
+                "        self._connection = None\n",
+                "        self.kept, self._connection = self._connection, None\n",
             ),
             Edit(
                 "worker.link:_Connection._receive",
@@ -516,9 +516,8 @@ _MUTANTS: Final = (
                 (
                     "self.was_registered = True\n"
                     '                kept = getattr(self._owner, "kept", None)\n'
-                    "                for each in list(kept._queue) if kept else ():\n"
-                    "                    if each is not None and not isinstance(each, bytes):\n"
-                    "                        self._owner.send(each)"
+                    "                for each in list(kept._given) if kept else ():\n"
+                    "                    self._owner.send(each)"
                 ),
             ),
         ),
@@ -535,6 +534,18 @@ _MUTANTS: Final = (
                 "            return []",
             ),
         ),
+    ),
+    Mutant(
+        "let a frame overtake the chunks of its session",
+        breaks="L6",
+        seed=100000,
+        edits=(Edit("protocol.chunks:Outbox.put", "if behind is not None:", "if False:"),),
+    ),
+    Mutant(
+        "give no credit",
+        breaks="L6",
+        seed=100000,
+        edits=(Edit("protocol.chunks:Inbox.credit_due", "2 * self._taken < limits.CREDIT_BYTES_MAX", "True"),),
     ),
     Mutant(
         "evict a copy that is in use",

@@ -31,6 +31,7 @@ SOMETIMES = {
     *("unknown commit", "fenced commit", "need-snapshot", "rot was noticed", "INTERNAL_ERROR"),
     *("committed", "cancel: cancelled", "cancel: committed", "cancel: failed"),
     *("TEXT_HANDLER_ERROR", "TURN_REFUSED", "TURN_TIMEOUT", "ATTEMPTS_EXHAUSTED", "NO_WORKER"),
+    *("transfer", "transfer cut short", "frame behind a transfer"),
     *("QUEUE_FULL", "rival", "late request", "strange request", "a snapshot of other rows"),
 }
 """What some seed must reach: an invariant that nothing tries is not shown."""

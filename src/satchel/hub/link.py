@@ -14,7 +14,6 @@ from satchel.hub.fleet import Member
 from satchel.model import Tenant
 from satchel.protocol.link import Link, Role
 from satchel.protocol.messages import Frame, HubFrame, Refused, Register, Registered
-from satchel.protocol.packing import packed
 from satchel.protocol.transport import Transport
 
 logger = logging.getLogger("satchel.hub.link")
@@ -32,7 +31,7 @@ class _ServedLink:
         self._coordinator = coordinator
         self._loop = asyncio.get_running_loop()
         self._link = Link(Role.HUB, now=self._loop.time())
-        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._has_more = asyncio.Event()
         self._member: Member | None = None
 
     async def run(self) -> None:
@@ -54,15 +53,20 @@ class _ServedLink:
 
     def _send(self, frame: HubFrame) -> None:
         with contextlib.suppress(LinkError):  # the link is dead: the reader or the timer says so
-            self._outgoing.put_nowait(self._link.send(frame))
+            self._link.send(frame)
+            self._has_more.set()
 
     async def _write(self) -> None:
         """Send what waits, all of it at once."""
         while True:
-            waiting = [await self._outgoing.get()]
-            waiting += [self._outgoing.get_nowait() for _ in range(self._outgoing.qsize())]
-            for message in packed(waiting):
-                await self._transport.send(message)
+            await self._flush()
+            await self._has_more.wait()
+            self._has_more.clear()
+
+    async def _flush(self) -> None:
+        """Send what may be sent now, one message at a time: what comes meanwhile goes before the next chunk."""
+        while (message := self._link.next_message()) is not None:
+            await self._transport.send(message)
 
     async def _read(self) -> None:
         while True:
@@ -75,8 +79,8 @@ class _ServedLink:
                     await self._register(frame)
                 elif self._member is not None:
                     self._take(self._member, frame)
-            for answer in self._link.outgoing():
-                self._outgoing.put_nowait(answer)
+            if not self._link.is_idle:
+                self._has_more.set()
 
     def _take(self, member: Member, frame: Frame) -> None:
         try:
@@ -90,8 +94,8 @@ class _ServedLink:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(max(self._link.next_deadline() - self._loop.time(), 0.01))
-            for ping in self._link.tick(self._loop.time()):
-                self._outgoing.put_nowait(ping)
+            self._link.tick(self._loop.time())
+            self._has_more.set()
 
     async def _register(self, register: Register) -> None:
         member = Member(self._tenant, register, send=self._send, connected_at_ms=self._coordinator.clock.now_ms())
@@ -99,7 +103,8 @@ class _ServedLink:
             adopted = await self._coordinator.join(member, register)
         except LinkRefused as error:
             refused = Refused(code=error.code, message=error.message, hint=error.hint)
-            await self._transport.send(self._link.send(refused))
+            self._link.send(refused)
+            await self._flush()
             raise LinkClosed(error.message) from error
         self._member = member
         self._send(

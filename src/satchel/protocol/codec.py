@@ -1,7 +1,8 @@
 """Frames to bytes and back. Refuses what it does not know and what is out of shape or bounds.
 
 ``link.proto`` is the format. A message is one or more frames; the bytes of several
-messages, one behind the other, are one message. Decoding raises ``PeerViolation`` alone, which names the
+messages, one behind the other, are one message. What large payloads have to do with
+chunks is ``chunks``'s. Decoding raises ``PeerViolation`` alone, which names the
 field; whether a payload is what its envelope claims is for those who open it. Fields
 that a newer peer adds are skipped; a frame, code or kind that it adds is refused.
 """
@@ -20,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from satchel.errors import InvalidRequest, MessageTooLarge, PeerViolation
 from satchel.limits import (
+    CHAIN_BYTES_MAX,
     EVENT_BYTES_MAX,
     FRAME_BYTES_MAX,
     ID_LENGTH_MAX,
@@ -54,9 +56,13 @@ from satchel.model import (
 )
 from satchel.protocol import link_pb2 as pb
 from satchel.protocol.messages import (
+    Announced,
     AttemptName,
     Cancel,
+    Carried,
+    Chunk,
     Committed,
+    Credit,
     Event,
     Failure,
     FailureCode,
@@ -92,7 +98,7 @@ AnyEnum = TypeVar("AnyEnum", bound=enum.Enum)
 AnyMessage = TypeVar("AnyMessage", pb.WorkerMessage, pb.HubMessage)
 
 
-def encode_worker(frame: WorkerFrame) -> bytes:
+def encode_worker(frame: WorkerFrame | Carried) -> bytes:
     """Return a message with one frame that a worker sends.
 
     Raises ``InvalidRequest`` for a value that the format cannot hold (text with a
@@ -102,12 +108,12 @@ def encode_worker(frame: WorkerFrame) -> bytes:
     return _bytes_of(frame, _worker_frame)
 
 
-def encode_hub(frame: HubFrame) -> bytes:
+def encode_hub(frame: HubFrame | Carried) -> bytes:
     """Return a message with one frame that a hub sends. Raises as ``encode_worker`` does."""
     return _bytes_of(frame, _hub_frame)
 
 
-def decode_worker(data: bytes) -> list[WorkerFrame]:
+def decode_worker(data: bytes) -> list[WorkerFrame | Carried]:
     """Return the frames of a worker's message, in order, one at least. Raises ``PeerViolation``."""
     frames = _parsed(data, pb.WorkerMessage).frames
     if len(data) > EVENT_BYTES_MAX:  # else no event in it is
@@ -116,12 +122,12 @@ def decode_worker(data: bytes) -> list[WorkerFrame]:
     return [_read_worker_frame(frame) for frame in frames]
 
 
-def decode_hub(data: bytes) -> list[HubFrame]:
+def decode_hub(data: bytes) -> list[HubFrame | Carried]:
     """Return the frames of a hub's message, in order, one at least. Raises ``PeerViolation``."""
     return [_read_hub_frame(frame) for frame in _parsed(data, pb.HubMessage).frames]
 
 
-def _read_worker_frame(message: pb.WorkerFrame) -> WorkerFrame:
+def _read_worker_frame(message: pb.WorkerFrame) -> WorkerFrame | Carried:
     match message.WhichOneof("frame"):
         case "response":
             return _read_response(message.response)
@@ -129,15 +135,11 @@ def _read_worker_frame(message: pb.WorkerFrame) -> WorkerFrame:
             return _read_register(message.register)
         case "released":
             return Released(_session_id(message.released.session_id))
-        case "ping":
-            return Ping(_number(message.ping.number, "number"))
-        case "pong":
-            return Pong(_number(message.pong.number, "number"))
-        case _:
-            raise _violation("frame", "is of no kind that a worker sends")
+        case kind:
+            return _read_either(message, kind, "worker")
 
 
-def _read_hub_frame(message: pb.HubFrame) -> HubFrame:  # noqa: PLR0911  # one line a frame
+def _read_hub_frame(message: pb.HubFrame) -> HubFrame | Carried:  # noqa: PLR0911  # one line a frame
     match message.WhichOneof("frame"):
         case "registered":
             return _read_registered(message.registered)
@@ -156,12 +158,23 @@ def _read_hub_frame(message: pb.HubFrame) -> HubFrame:  # noqa: PLR0911  # one l
             return NeedSnapshot(_read_attempt(message.need_snapshot.attempt))
         case "release":
             return Release(_session_id(message.release.session_id))
+        case kind:
+            return _read_either(message, kind, "hub")
+
+
+def _read_either(message: pb.WorkerFrame | pb.HubFrame, kind: str | None, sender: str) -> Ping | Pong | Chunk | Credit:
+    """Return a frame of a kind that both sides send."""
+    match kind:
         case "ping":
             return Ping(_number(message.ping.number, "number"))
         case "pong":
             return Pong(_number(message.pong.number, "number"))
+        case "chunk":
+            return _read_chunk(message.chunk)
+        case "credit":
+            return Credit(_number(message.credit.bytes, "credit", least=1))
         case _:
-            raise _violation("frame", "is of no kind that a hub sends")
+            raise _violation("frame", f"is of no kind that a {sender} sends")
 
 
 _FRAMES_TAG: Final = b"\x0a"
@@ -209,7 +222,7 @@ def _parsed(data: bytes, kind: type[AnyMessage]) -> AnyMessage:
 # --- worker -> hub, written -----------------------------------------------------------------------
 
 
-def _worker_frame(frame: WorkerFrame) -> pb.WorkerFrame:  # noqa: PLR0911  # one line a frame
+def _worker_frame(frame: WorkerFrame | Carried) -> pb.WorkerFrame:  # noqa: C901, PLR0911  # one line a frame
     match frame:
         case Register():
             return pb.WorkerFrame(register=_register(frame))
@@ -228,6 +241,13 @@ def _worker_frame(frame: WorkerFrame) -> pb.WorkerFrame:  # noqa: PLR0911  # one
             return pb.WorkerFrame(ping=pb.Ping(number=number))
         case Pong(number=number):
             return pb.WorkerFrame(pong=pb.Pong(number=number))
+        case Announced(frame=result):
+            assert isinstance(result, Result), "a worker announces results"
+            return pb.WorkerFrame(response=_response(result.attempt, complete=_result(result, frame)))
+        case Chunk():
+            return pb.WorkerFrame(chunk=_chunk(frame))
+        case Credit(size=size):
+            return pb.WorkerFrame(credit=pb.Credit(bytes=size))
         case _:
             assert_never(frame)
 
@@ -310,7 +330,7 @@ def _message(item: Message) -> pb.ChatMessage:
     )
 
 
-def _result(frame: Result) -> pb.TextMessageComplete:
+def _result(frame: Result, announced: Announced | None = None) -> pb.TextMessageComplete:
     state = pb.AgentSessionState(
         version=frame.name.version,
         state_id=frame.name.state_id,
@@ -318,8 +338,9 @@ def _result(frame: Result) -> pb.TextMessageComplete:
         schema=_schema(frame.schema),
         digest=frame.digest,
         state_bytes=frame.state_bytes,
+        transfer=announced.transfer if announced is not None else 0,
     )
-    _put_payload(state, frame.payload)
+    _put_payload(state, frame.payload, announced.sizes[0] if announced is not None else None)
     return pb.TextMessageComplete(
         session_state=state,
         handler_ms=frame.handler_ms,
@@ -343,7 +364,7 @@ def _failure(frame: Failure) -> pb.TextMessageComplete:
 # --- hub -> worker, written -----------------------------------------------------------------------
 
 
-def _hub_frame(frame: HubFrame) -> pb.HubFrame:  # noqa: PLR0911  # one line a frame
+def _hub_frame(frame: HubFrame | Carried) -> pb.HubFrame:  # noqa: C901, PLR0911, PLR0912  # one line a frame
     match frame:
         case Registered():
             adopted = [_attempt(attempt) for attempt in frame.adopted]
@@ -366,18 +387,26 @@ def _hub_frame(frame: HubFrame) -> pb.HubFrame:  # noqa: PLR0911  # one line a f
             return pb.HubFrame(ping=pb.Ping(number=number))
         case Pong(number=number):
             return pb.HubFrame(pong=pb.Pong(number=number))
+        case Announced(frame=request):
+            assert isinstance(request, Request), "a hub announces requests"
+            return pb.HubFrame(request=_request(request, frame))
+        case Chunk():
+            return pb.HubFrame(chunk=_chunk(frame))
+        case Credit(size=size):
+            return pb.HubFrame(credit=pb.Credit(bytes=size))
         case _:
             assert_never(frame)
 
 
-def _request(frame: Request) -> pb.TextMessageRequest:
+def _request(frame: Request, announced: Announced | None = None) -> pb.TextMessageRequest:
     state = pb.AgentSessionState(
         version=frame.base.version,
         state_id=frame.base.state_id,
         schema=None if frame.schema is None else _schema(frame.schema),
         digest=frame.digest,
+        transfer=announced.transfer if announced is not None else 0,
     )
-    _put_chain(state, frame.base, frame.chain)
+    _put_chain(state, frame.base, frame.chain, [None] * len(frame.chain) if announced is None else announced.sizes)
     return pb.TextMessageRequest(
         text=frame.text,
         message_id=frame.attempt.message_id,
@@ -395,22 +424,28 @@ def _request(frame: Request) -> pb.TextMessageRequest:
     )
 
 
-def _put_chain(state: pb.AgentSessionState, base: StateName, chain: Sequence[Link]) -> None:
+def _put_chain(
+    state: pb.AgentSessionState, base: StateName, chain: Sequence[Link], sizes: Sequence[int | None]
+) -> None:
     """Write *chain* so that a reader of LiveKit's fields alone never takes a part of it for the whole."""
     assert not chain or chain[-1].name == base, "a chain ends where the request does"
     if len(chain) == 1:
-        _put_payload(state, chain[0].payload)
+        _put_payload(state, chain[0].payload, sizes[0])
         return
-    for link in chain:
-        written = state.chain.add(
-            version=link.name.version, state_id=link.name.state_id, envelope=_envelope(link.payload)
-        )
-        _put_data(written, link.payload)
+    for link, size in zip(chain, sizes, strict=True):
+        _put_payload(state.chain.add(version=link.name.version, state_id=link.name.state_id), link.payload, size)
 
 
-def _put_payload(state: pb.AgentSessionState, payload: Payload) -> None:
-    state.envelope.CopyFrom(_envelope(payload))
-    _put_data(state, payload)
+def _put_payload(target: pb.AgentSessionState | pb.ChainLink, payload: Payload, size: int | None) -> None:
+    """Write a payload with its data; with *size*, that as many bytes of it follow."""
+    envelope = target.envelope
+    envelope.encoding, envelope.raw_size, envelope.checksum = payload.encoding, payload.raw_size, payload.checksum
+    if size is None:
+        _put_data(target, payload)
+    elif payload.kind is PayloadKind.SNAPSHOT:
+        envelope.snapshot_size = size
+    else:
+        envelope.delta_size = size
 
 
 def _put_data(target: pb.AgentSessionState | pb.ChainLink, payload: Payload) -> None:
@@ -423,8 +458,8 @@ def _put_data(target: pb.AgentSessionState | pb.ChainLink, payload: Payload) -> 
             assert_never(payload.kind)
 
 
-def _envelope(payload: Payload) -> pb.Envelope:
-    return pb.Envelope(encoding=payload.encoding.value, raw_size=payload.raw_size, checksum=payload.checksum)
+def _chunk(frame: Chunk) -> pb.Chunk:
+    return pb.Chunk(transfer=frame.transfer, data=frame.data)
 
 
 def _attempt(attempt: AttemptName) -> pb.AttemptName:
@@ -490,7 +525,7 @@ def _read_agent(message: pb.AgentSpec) -> AgentSpec:
     )
 
 
-def _read_response(message: pb.TextMessageResponse) -> Event | Pieces | Result | Failure:
+def _read_response(message: pb.TextMessageResponse) -> Event | Pieces | Result | Failure | Announced:
     attempt = _attempt_name(message.session_id, message.message_id, message.epoch)
     kind = message.WhichOneof("event")
     if kind == "complete":
@@ -541,7 +576,7 @@ def _read_message(message: pb.ChatMessage) -> Message:
     )
 
 
-def _read_complete(attempt: AttemptName, message: pb.TextMessageComplete) -> Result | Failure:
+def _read_complete(attempt: AttemptName, message: pb.TextMessageComplete) -> Result | Failure | Announced:
     match message.WhichOneof("result"):
         case "session_state":
             return _read_result(attempt, message)
@@ -551,17 +586,17 @@ def _read_complete(attempt: AttemptName, message: pb.TextMessageComplete) -> Res
             raise _violation("result", "is missing")
 
 
-def _read_result(attempt: AttemptName, message: pb.TextMessageComplete) -> Result:
+def _read_result(attempt: AttemptName, message: pb.TextMessageComplete) -> Result | Announced:
     state = message.session_state
     name = _named_by(state)
     base = _read_state_name(state.base, "base")
     if name.version != base.version + 1:
         raise _violation("version", "is not the one after its base")
-    return Result(
+    result = Result(
         attempt=attempt,
         name=name,
         base=base,
-        payload=_read_payload(state),
+        payload=_read_payload(state, is_announced=state.transfer != 0),
         schema=_read_schema(state.schema),
         state_bytes=_number(state.state_bytes, "state_bytes"),
         digest=_read_digest(state),
@@ -569,6 +604,7 @@ def _read_result(attempt: AttemptName, message: pb.TextMessageComplete) -> Resul
         handler_ms=_span(message.handler_ms, "handler_ms"),
         events=_number(message.events, "events"),
     )
+    return _announced(result, state) if state.transfer else result
 
 
 def _read_changes(message: pb.RowChanges) -> tuple[int, int, int]:
@@ -604,10 +640,10 @@ def _read_registered(message: pb.Registered) -> Registered:
     )
 
 
-def _read_request(message: pb.TextMessageRequest) -> Request:
+def _read_request(message: pb.TextMessageRequest) -> Request | Announced:
     state = message.session_state
     base = _named_by(state)
-    return Request(
+    request = Request(
         attempt=_attempt_name(message.session_id, message.message_id, message.epoch),
         start_number=_number(message.start_number, "start_number", least=1),
         attempt_number=_number(message.attempt_number, "attempt_number", least=1),
@@ -623,14 +659,33 @@ def _read_request(message: pb.TextMessageRequest) -> Request:
         wants_snapshot=message.wants_snapshot,
         delta_bytes_max=_number(message.delta_bytes_max, "delta_bytes_max"),
     )
+    return _announced(request, state) if state.transfer else request
+
+
+def _announced(frame: Request | Result, state: pb.AgentSessionState) -> Announced:
+    """Return *frame* with the sizes of what follows it."""
+    envelopes = [link.envelope for link in state.chain] or [state.envelope]
+    sizes = tuple(envelope.snapshot_size or envelope.delta_size for envelope in envelopes)
+    if not 0 < sum(sizes) <= CHAIN_BYTES_MAX:
+        raise _violation("transfer", f"does not have from 1 to {CHAIN_BYTES_MAX} bytes")
+    return Announced(frame, _number(state.transfer, "transfer"), sizes)
+
+
+def _read_chunk(message: pb.Chunk) -> Chunk:
+    if not message.data:
+        raise _violation("chunk", "is empty")
+    return Chunk(_number(message.transfer, "transfer", least=1), message.data)
 
 
 def _read_chain(state: pb.AgentSessionState, base: StateName) -> tuple[Link, ...]:
-    if state.WhichOneof("data"):
+    is_announced = state.transfer != 0
+    if state.WhichOneof("data") or state.envelope.WhichOneof("announced"):
         if state.chain:
             raise _violation("chain", "stands beside a payload")
-        return (Link(base, _read_payload(state)),)
-    chain = tuple(_read_chain_link(link) for link in state.chain)
+        return (Link(base, _read_payload(state, is_announced=is_announced)),)
+    chain = tuple(
+        Link(_named_by(link, least=1), _read_payload(link, is_announced=is_announced)) for link in state.chain
+    )
     if chain:
         _check_chain(chain, base)
     return chain
@@ -647,24 +702,23 @@ def _check_chain(chain: Sequence[Link], base: StateName) -> None:
         raise _violation("chain", "does not end at the state that the request names")
 
 
-def _read_chain_link(message: pb.ChainLink) -> Link:
-    return Link(_named_by(message, least=1), _read_payload(message))
-
-
 # --- fields -------------------------------------------------------------------------------------
 
 
-def _read_payload(message: pb.AgentSessionState | pb.ChainLink) -> Payload:
-    kind = message.WhichOneof("data")
-    if kind is None:
-        raise _violation("data", "is missing")
+def _read_payload(message: pb.AgentSessionState | pb.ChainLink, *, is_announced: bool) -> Payload:
+    """Return a payload; one that is announced has no data yet."""
     envelope = message.envelope
+    kind, announced = message.WhichOneof("data"), envelope.WhichOneof("announced")
+    if (announced if is_announced else kind) is None:
+        raise _violation("data", "is missing")
+    if (kind if is_announced else announced) is not None:
+        raise _violation("data", "both stands in its frame and follows it")
     return Payload(
-        kind=PayloadKind(kind),
+        kind=PayloadKind(kind or announced.removesuffix("_size")),
         encoding=_member(Encoding, envelope.encoding, "encoding"),
         raw_size=_number(envelope.raw_size, "raw_size"),
         checksum=_sized(envelope.checksum, _CHECKSUM_BYTES, "checksum"),
-        data=message.snapshot if kind == "snapshot" else message.delta,
+        data=b"" if is_announced else message.snapshot or message.delta,
     )
 
 

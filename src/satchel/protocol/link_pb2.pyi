@@ -114,7 +114,7 @@ class TextMessageComplete(_message.Message):
     def __init__(self, session_state: _Optional[_Union[AgentSessionState, _Mapping]] = ..., error: _Optional[_Union[TextMessageError, _Mapping]] = ..., handler_ms: _Optional[float] = ..., changed_rows: _Optional[_Mapping[str, RowChanges]] = ..., events: _Optional[int] = ...) -> None: ...
 
 class AgentSessionState(_message.Message):
-    __slots__ = ("version", "snapshot", "delta", "state_id", "base", "envelope", "chain", "schema", "digest", "state_bytes")
+    __slots__ = ("version", "snapshot", "delta", "state_id", "base", "envelope", "chain", "schema", "digest", "state_bytes", "transfer")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,7 @@ class AgentSessionState(_message.Message):
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
     version: int
     snapshot: bytes
     delta: bytes
@@ -135,7 +136,8 @@ class AgentSessionState(_message.Message):
     schema: SchemaName
     digest: bytes
     state_bytes: int
-    def __init__(self, version: _Optional[int] = ..., snapshot: _Optional[bytes] = ..., delta: _Optional[bytes] = ..., state_id: _Optional[bytes] = ..., base: _Optional[_Union[StateName, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., schema: _Optional[_Union[SchemaName, _Mapping]] = ..., digest: _Optional[bytes] = ..., state_bytes: _Optional[int] = ...) -> None: ...
+    transfer: int
+    def __init__(self, version: _Optional[int] = ..., snapshot: _Optional[bytes] = ..., delta: _Optional[bytes] = ..., state_id: _Optional[bytes] = ..., base: _Optional[_Union[StateName, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., schema: _Optional[_Union[SchemaName, _Mapping]] = ..., digest: _Optional[bytes] = ..., state_bytes: _Optional[int] = ..., transfer: _Optional[int] = ...) -> None: ...
 
 class TextMessageError(_message.Message):
     __slots__ = ("message", "code", "held")
@@ -241,14 +243,18 @@ class SchemaName(_message.Message):
     def __init__(self, number: _Optional[int] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("encoding", "raw_size", "checksum")
+    __slots__ = ("encoding", "raw_size", "checksum", "snapshot_size", "delta_size")
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     RAW_SIZE_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DELTA_SIZE_FIELD_NUMBER: _ClassVar[int]
     encoding: int
     raw_size: int
     checksum: bytes
-    def __init__(self, encoding: _Optional[int] = ..., raw_size: _Optional[int] = ..., checksum: _Optional[bytes] = ...) -> None: ...
+    snapshot_size: int
+    delta_size: int
+    def __init__(self, encoding: _Optional[int] = ..., raw_size: _Optional[int] = ..., checksum: _Optional[bytes] = ..., snapshot_size: _Optional[int] = ..., delta_size: _Optional[int] = ...) -> None: ...
 
 class ChainLink(_message.Message):
     __slots__ = ("version", "snapshot", "delta", "state_id", "envelope")
@@ -384,6 +390,20 @@ class Pong(_message.Message):
     number: int
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
+class Chunk(_message.Message):
+    __slots__ = ("transfer", "data")
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    transfer: int
+    data: bytes
+    def __init__(self, transfer: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Credit(_message.Message):
+    __slots__ = ("bytes",)
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+
 class WorkerMessage(_message.Message):
     __slots__ = ("frames",)
     FRAMES_FIELD_NUMBER: _ClassVar[int]
@@ -397,21 +417,25 @@ class HubMessage(_message.Message):
     def __init__(self, frames: _Optional[_Iterable[_Union[HubFrame, _Mapping]]] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("ping", "pong", "register", "response", "released")
+    __slots__ = ("ping", "pong", "register", "response", "released", "chunk", "credit")
     PING_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     RELEASED_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
     ping: Ping
     pong: Pong
     register: Register
     response: TextMessageResponse
     released: Released
-    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., register: _Optional[_Union[Register, _Mapping]] = ..., response: _Optional[_Union[TextMessageResponse, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ...) -> None: ...
+    chunk: Chunk
+    credit: Credit
+    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., register: _Optional[_Union[Register, _Mapping]] = ..., response: _Optional[_Union[TextMessageResponse, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ...) -> None: ...
 
 class HubFrame(_message.Message):
-    __slots__ = ("ping", "pong", "registered", "refused", "request", "committed", "cancel", "need_snapshot", "release")
+    __slots__ = ("ping", "pong", "registered", "refused", "request", "committed", "cancel", "need_snapshot", "release", "chunk", "credit")
     PING_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +445,8 @@ class HubFrame(_message.Message):
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     NEED_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
     ping: Ping
     pong: Pong
     registered: Registered
@@ -430,4 +456,6 @@ class HubFrame(_message.Message):
     cancel: Cancel
     need_snapshot: NeedSnapshot
     release: Release
-    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., request: _Optional[_Union[TextMessageRequest, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., need_snapshot: _Optional[_Union[NeedSnapshot, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ...) -> None: ...
+    chunk: Chunk
+    credit: Credit
+    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., request: _Optional[_Union[TextMessageRequest, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., need_snapshot: _Optional[_Union[NeedSnapshot, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ...) -> None: ...

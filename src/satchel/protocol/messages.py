@@ -8,6 +8,7 @@ An attempt is named by (session_id, message_id, epoch).
 """
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -215,6 +216,67 @@ class Pong(msgspec.Struct, frozen=True):
     number: int
 
 
+class Announced(msgspec.Struct, frozen=True):
+    """A frame whose payloads' data follows in chunks of *transfer*; until then the payloads are empty.
+
+    Links make them and put the whole frame together again: nobody else sees one.
+    """
+
+    frame: Request | Result
+    transfer: int
+    sizes: tuple[int, ...]
+    """Bytes of each payload's data, in the frame's order."""
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """The next bytes of a transfer: the payloads' data, one behind the other."""
+
+    transfer: int
+    data: bytes
+
+
+class Credit(msgspec.Struct, frozen=True):
+    """The peer may send this many bytes of chunks more."""
+
+    size: int
+
+
+Carried = Announced | Chunk | Credit
+"""How large payloads share a link: ``chunks``."""
+
 WorkerFrame = Register | Event | Pieces | Result | Failure | Released | Ping | Pong
 HubFrame = Registered | Refused | Request | Committed | Cancel | NeedSnapshot | Release | Ping | Pong
-Frame = WorkerFrame | HubFrame
+Frame = WorkerFrame | HubFrame | Carried
+
+
+def session_of(frame: Frame) -> SessionId | None:
+    """Return the session that a frame speaks of; None if it is the link's own."""
+    match frame:
+        case Event() | Pieces() | Result() | Failure() | Request() | Committed() | Cancel() | NeedSnapshot():
+            return frame.attempt.session_id
+        case Released() | Release():
+            return frame.session_id
+        case _:
+            return None
+
+
+def payloads_of(frame: Frame) -> tuple[Payload, ...]:
+    """Return the payloads that a frame brings, in order."""
+    match frame:
+        case Request():
+            return tuple(link.payload for link in frame.chain)
+        case Result():
+            return (frame.payload,)
+        case _:
+            return ()
+
+
+def with_data(frame: Request | Result, data: Sequence[bytes]) -> Request | Result:
+    """Return *frame* with other data in its payloads, one for each."""
+    payloads = [
+        msgspec.structs.replace(payload, data=each) for payload, each in zip(payloads_of(frame), data, strict=True)
+    ]
+    if isinstance(frame, Result):
+        return msgspec.structs.replace(frame, payload=payloads[0])
+    chain = tuple(Link(link.name, payload) for link, payload in zip(frame.chain, payloads, strict=True))
+    return msgspec.structs.replace(frame, chain=chain)

@@ -1,6 +1,6 @@
-"""Fewer, larger things on the wire: pieces of text that meet become one frame, frames that meet one message (pure)."""
+"""Fewer, larger frames on the wire: pieces of text that meet become one (pure)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from satchel.limits import PACKED_BYTES_MAX
@@ -59,17 +59,3 @@ class _Run:
 
 def _length(frame: Pieces) -> int:
     return sum(map(len, frame.texts)) + _PIECE_LENGTH * len(frame.texts)
-
-
-def packed(messages: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield *messages* joined to few of at most ``PACKED_BYTES_MAX``; a larger one is yielded as it is."""
-    waiting: list[bytes] = []
-    size = 0
-    for message in messages:
-        if waiting and size + len(message) > PACKED_BYTES_MAX:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-        waiting.append(message)
-        size += len(message)
-    if waiting:
-        yield b"".join(waiting)

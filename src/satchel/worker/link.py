@@ -6,10 +6,9 @@ where it runs ``linkthread``'s.
 
 import asyncio
 import concurrent.futures
-import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from satchel.errors import InvalidRequest, LinkClosed, LinkError, LinkRefused, MessageTooLarge
@@ -27,7 +26,7 @@ from satchel.protocol.messages import (
     Result,
     WorkerFrame,
 )
-from satchel.protocol.packing import merged, packed
+from satchel.protocol.packing import merged
 from satchel.protocol.transport import Transport
 
 logger = logging.getLogger("satchel.worker.link")
@@ -66,7 +65,7 @@ class WorkerLink:
         self._to_user = to_user
         self._heard_registered = registered
         self._chance = chance or random.Random()  # noqa: S311  # spreads a fleet, hides nothing
-        self._outgoing: asyncio.Queue[WorkerFrame | bytes | None] | None = None
+        self._connection: _Connection | None = None
         self._linking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -94,23 +93,23 @@ class WorkerLink:
 
     def send(self, frame: WorkerFrame) -> None:
         """Send a frame, in order, if a connection is up; else drop it."""
-        if self._outgoing is not None:
-            self._outgoing.put_nowait(frame)
+        if self._connection is not None:
+            self._connection.send(frame)
 
     def stop(self) -> None:
-        """End after the frames that are queued; at once if none can be sent."""
+        """End after the frames that were given to ``send``; at once if none can be sent."""
         if self._linking is None:
             return
-        if self._outgoing is None:
+        if self._connection is None:
             self._linking.cancel()
         else:
-            self._outgoing.put_nowait(None)
+            self._connection.stop()
             asyncio.get_running_loop().call_later(FLUSH_S, self._linking.cancel)
 
     # --- what a connection asks --------------------------------------------------------------
 
-    async def register_frame(self) -> Register:
-        """Ask the handlers' side what to register, and from then on take frames from it."""
+    async def register_frame(self, connection: "_Connection") -> Register:
+        """Ask the handlers' side what to register, and from then on give *connection* its frames."""
         answer: concurrent.futures.Future[Register] = concurrent.futures.Future()
 
         def ask(user: LinkUser) -> None:
@@ -124,12 +123,8 @@ class WorkerLink:
         self._to_user(ask)
         register = await asyncio.wrap_future(answer)
         # What was sent before the answer is for a connection that is gone, and was dropped by send.
-        self._outgoing = asyncio.Queue()
+        self._connection = connection
         return register
-
-    def outgoing(self) -> "asyncio.Queue[WorkerFrame | bytes | None]":
-        assert self._outgoing is not None, "the worker is about to register"
-        return self._outgoing
 
     def receive(self, frame: HubFrame) -> None:
         """Give a frame to the handlers' side."""
@@ -139,7 +134,7 @@ class WorkerLink:
 
     def lost(self) -> None:
         """Drop what could not be sent, and tell the handlers' side."""
-        self._outgoing = None
+        self._connection = None
         self._to_user(lambda user: user.link_lost())
 
 
@@ -151,15 +146,28 @@ class _Connection:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._link = Link(Role.WORKER, now=self._loop.time())
+        self._given: list[WorkerFrame] = []
+        self._has_more = asyncio.Event()
+        self._is_stopping = False
         self.was_registered = False
+
+    def send(self, frame: WorkerFrame) -> None:
+        """Send a frame, in order; drop it until the hub took the worker: it was made for the link before."""
+        if self.was_registered:
+            self._given.append(frame)
+            self._has_more.set()
+
+    def stop(self) -> None:
+        """End once everything that was given is sent."""
+        self._is_stopping = True
+        self._has_more.set()
 
     async def serve(self) -> None:
         """Serve until stopped; then return. Raises ``LinkError`` when the link is lost, ``LinkRefused``."""
         tasks: list[asyncio.Task[None]] = []
         reason = ""
         try:
-            register = await self._owner.register_frame()
-            await self._transport.send(self._link.send(register))
+            self._link.send(await self._owner.register_frame(self))
             tasks = [asyncio.create_task(steps) for steps in (self._write(), self._read(), self._tick())]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -175,47 +183,42 @@ class _Connection:
             await self._transport.close(reason)
 
     async def _write(self) -> None:
-        """Send what waits, all of it at once, until the mark that ends it."""
-        outgoing = self._owner.outgoing()
-        is_last = False
-        while not is_last:
-            waiting = [await outgoing.get()]
-            waiting += [outgoing.get_nowait() for _ in range(outgoing.qsize())]
-            is_last = None in waiting
-            for message in packed(self._messages(waiting)):
+        """Send what may be sent, one message at a time: what is given meanwhile goes before the next chunk."""
+        while True:
+            message = self._next_message()
+            if message is not None:
                 await self._transport.send(message)
+            elif self._is_stopping and self._link.is_idle:
+                return
+            else:
+                await self._has_more.wait()
+                self._has_more.clear()
 
-    def _messages(self, waiting: Sequence[WorkerFrame | bytes | None]) -> Iterator[bytes]:
-        """Yield the heartbeat's messages and those of the frames, in order, up to the mark."""
-        frames = []
-        for each in itertools.takewhile(lambda each: each is not None, waiting):
-            if isinstance(each, bytes):
-                yield each
-            elif each is not None:
-                frames.append(each)
-        if self.was_registered:  # else they were sent for the link before this one, and are dropped as if none was up
-            yield from map(self._encoded, merged(frames))
+    def _next_message(self) -> bytes | None:
+        given, self._given = self._given, []
+        for frame in merged(given):
+            self._take(frame)
+        return self._link.next_message()
 
-    def _encoded(self, frame: WorkerFrame) -> bytes:
+    def _take(self, frame: WorkerFrame) -> None:
         logger.debug("→ %s", type(frame).__name__)
         try:
-            return self._link.send(frame)
+            self._link.send(frame)
         except (InvalidRequest, MessageTooLarge) as error:
             logger.exception("a frame cannot be sent", extra={"frame": type(frame).__name__})
             if not isinstance(frame, Event | Pieces | Result | Failure):
                 raise LinkClosed(error.message) from error
             # The hub must not wait for it, nor see a gap in the events behind it.
             message = "The worker could not send what the turn made; its log says why."
-            return self._link.send(Failure(attempt=frame.attempt, code=FailureCode.INTERNAL_ERROR, message=message))
+            self._link.send(Failure(attempt=frame.attempt, code=FailureCode.INTERNAL_ERROR, message=message))
 
     async def _read(self) -> None:
-        outgoing = self._owner.outgoing()
         while True:
             data = await self._transport.receive()
             for frame in self._link.receive(data, self._loop.time()):
                 self._receive(frame)
-            for answer in self._link.outgoing():
-                outgoing.put_nowait(answer)
+            if not self._link.is_idle:
+                self._has_more.set()
 
     def _receive(self, frame: Any) -> None:  # the link's rules let only a hub's frames through
         logger.debug("← %s", type(frame).__name__)
@@ -228,8 +231,7 @@ class _Connection:
         self._owner.receive(frame)
 
     async def _tick(self) -> None:
-        outgoing = self._owner.outgoing()
         while True:
             await asyncio.sleep(max(self._link.next_deadline() - self._loop.time(), 0.01))
-            for ping in self._link.tick(self._loop.time()):
-                outgoing.put_nowait(ping)
+            self._link.tick(self._loop.time())
+            self._has_more.set()
