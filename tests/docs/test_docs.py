@@ -265,7 +265,7 @@ def records() -> list[tuple[str, str, str, frozenset[str]]]:
             if not (isinstance(call, ast.Call) and ast.unparse(call.func).startswith("logger.")):
                 continue
             level = ast.unparse(call.func).removeprefix("logger.").replace("exception", "error")
-            if level != "debug":
+            if level not in {"debug", "isEnabledFor"}:
                 sentence = call.args[0]
                 assert isinstance(sentence, ast.Constant), f"{path}:{call.lineno}: a record's sentence is constant"
                 found.append((str(name), level, str(sentence.value), _facts(call)))
