@@ -26,6 +26,7 @@ SUITES = {
     "large": "benchmarks.large",
     "memory": "benchmarks.memory",
     "load": "benchmarks.load.run",
+    "peers": "benchmarks.peers.suite",
 }
 """The modules with a ``measure``, by the names that the command takes, in the order in which they run."""
 

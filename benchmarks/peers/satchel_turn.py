@@ -24,16 +24,16 @@ class SatchelTurn(LocalPeer):
     async def open(self) -> None:
         self._rig = Rig(self.folder)
         self._worker = self._rig.add_worker(str(APP))
-        self._connection = await Connection.open(self._rig.url)
-
-    async def _connect(self) -> None:
-        """Connect anew: the hub closes connections that were idle while the other peers worked."""
-        self._connection.close()
-        self._connection = await Connection.open(self._rig.url)
+        self._connection = Connection(self._rig.url)
 
     async def close(self) -> None:
-        self._connection.close()
+        await self._connection.close()
         self._rig.stop()
+
+    async def _connect(self) -> None:
+        """Connect anew, so that no turn finds its connection closed: the hub does so while the other peers work."""
+        await self._connection.close()
+        await self._connection.request("GET", "/healthz")
 
     async def fill(self, session_id: str, items: Sequence[Item]) -> None:
         """One turn whose handler writes them all, without events."""

@@ -138,6 +138,7 @@ def running(folder: pathlib.Path, kinds: Sequence[Kind], pythons: Mapping[str, s
 
 def measured(plan: Plan, peers: Mapping[Kind, Running]) -> dict[Kind, Found]:
     """Measure every peer at one size, in turn."""
+    print(f"… peers, {plan.items:,} items", file=sys.stderr, flush=True)
     found = {kind: Found() for kind in peers}
     for number in range(plan.conversations):
         for kind, peer in peers.items():
