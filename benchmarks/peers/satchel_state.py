@@ -82,11 +82,12 @@ class SatchelState(LocalPeer):
         self._key = SessionKey(DEFAULT_TENANT, SessionId(session_id))
         name = StateName(Version(0), first_state_id(self._key))
         self._session = OpenSession.empty(self._key.session_id, self._schema, name=name)
-        await self.arrive(items)
-        await self._run(items, events=[])
+        await self.arrive(items[:1])
+        self._said = [history_item(item) for item in items]
+        await self.turn(items)
 
     async def arrive(self, items: Sequence[Item]) -> None:
-        """Store the user's message, durably: a hub does so before it asks a worker."""
+        """Store the user's message, durably, and make what the handler says: its items and their events."""
         new = NewTurn(
             key=self._key,
             message_id=MessageId(uuid.uuid4().hex),
@@ -97,29 +98,46 @@ class SatchelState(LocalPeer):
             accepted_at_ms=self._clock.now_ms(),
         )
         self._admission = await self._store.log.admit(new, queue_length_max=QUEUE_LENGTH_MAX, start=True)
+        self._said = [history_item(item) for item in items]
+        self._answer, self._lines = self._events(self._said[1:])
 
-    async def turn(self, items: Sequence[Item]) -> None:
-        await self._run(items, events=items[1:])
+    def _events(self, said: Sequence[HistoryItem]) -> tuple[str, bytes]:
+        """Return a turn's answer, and its events as they are stored."""
+        stream = TurnStream(self._admission.turn, clock=self._clock)
+        for index, item in enumerate(said, start=1):
+            stream.add(index, item)
+        complete = Complete(
+            session_state=CommittedState(version=self._admission.session.head.version + 1),
+            turn=TurnReport(
+                start=Start.WARM,
+                worker_id="worker-0001-0123456789ab",
+                attempts=1,
+                received_bytes=1_500,
+                handler_ms=stream.age_ms(),
+                total_ms=stream.age_ms(),
+            ),
+        )
+        return stream.answer, stream.lines() + stream.last(complete)
 
-    async def _run(self, items: Sequence[Item], *, events: Sequence[Item]) -> None:
-        recorded = self._recorded(items)
+    async def turn(self, items: Sequence[Item]) -> None:  # noqa: ARG002  # they were made on arrival
+        recorded = self._recorded()
         payload, name = self._sealed(recorded)
         self._session.set_pending(name)
         stored = StoredPayload(payload)
         if payload.kind is PayloadKind.SNAPSHOT:
             held = await self._store.objects.put(self._key, payload.data)
             stored = StoredPayload(msgspec.structs.replace(payload, data=b""), held)
-        await self._store.log.commit(self._commit(recorded, stored, name, events))
+        await self._store.log.commit(self._commit(recorded, stored, name))
         self._session.commit()
 
-    def _recorded(self, items: Sequence[Item]) -> Recorded:
+    def _recorded(self) -> Recorded:
         turn, session = self._admission.turn, self._session
         assert turn.epoch is not None, "the turn was started"
         version = Version(session.name.version + 1)
         session.begin(version=version, epoch=turn.epoch, message_id=turn.message_id, schema=self._schema)
         session.history.last(WINDOW)
-        for item in items:
-            session.history.append(history_item(item))
+        for item in self._said:
+            session.history.append(item)
         return session.finish(wants_digest=False, wants_snapshot=False)
 
     def _sealed(self, recorded: Recorded) -> tuple[Payload, StateName]:
@@ -128,21 +146,9 @@ class SatchelState(LocalPeer):
         payload = seal(recorded.kind, recorded.raw)
         return payload, StateName(version, next_state_id(base.state_id, version, recorded.kind, recorded.raw))
 
-    def _commit(self, recorded: Recorded, stored: StoredPayload, name: StateName, events: Sequence[Item]) -> Commit:
+    def _commit(self, recorded: Recorded, stored: StoredPayload, name: StateName) -> Commit:
         turn = self._admission.turn
         assert turn.epoch is not None, "the turn was started"
-        stream = TurnStream(turn, clock=self._clock)
-        for index, item in enumerate(events, start=1):
-            stream.add(index, history_item(item))
-        report = TurnReport(
-            start=Start.WARM,
-            worker_id="worker-0001-0123456789ab",
-            attempts=1,
-            received_bytes=stored.size,
-            handler_ms=stream.age_ms(),
-            total_ms=stream.age_ms(),
-        )
-        complete = Complete(session_state=CommittedState(version=name.version), turn=report)
         return Commit(
             key=self._key,
             message_id=turn.message_id,
@@ -153,8 +159,8 @@ class SatchelState(LocalPeer):
             schema=recorded.schema,
             state_bytes=recorded.state_bytes,
             digest=recorded.digest,
-            answer=stream.answer,
-            events=StoredEvents(lines=stream.lines() + stream.last(complete)),
+            answer=self._answer,
+            events=StoredEvents(lines=self._lines),
             finished_at_ms=self._clock.now_ms(),
         )
 

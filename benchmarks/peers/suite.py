@@ -58,7 +58,7 @@ KINDS: Final = (
     Kind("full state shipped", "full_state:FullState", is_compared=False),
 )
 WITH_MESSAGE: Final = "Satchel, state work and message"
-"""The state work, and before it the durable write of the user's message, which is part of a turn's wait."""
+"""The state work, and before it the durable write of the user's message, and the making of what the turn says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +188,9 @@ its WAL. Wire is what crosses the sockets between what runs a turn and what keep
 has none of the history in memory reads all of it.
 
 Satchel's state work is a turn recorded and committed durably (fsync) in one process, whose handler reads the last 20
-items; "and message" has the durable write of the user's message before it. The whole turn is over HTTP, with a hub and
-a worker, without its caller's CPU. In what Satchel stores are the message, the answer and the turn's events, to be
-read again by themselves.
+items; "and message" has the durable write of the user's message before it, and the making of items and events. The
+whole turn is over HTTP, with a hub and a worker, without its caller's CPU. In what Satchel stores are the message, the
+answer and the turn's events, to be read again by themselves.
 
 The others are used as their documentation says, and read all of the history for their model. LangGraph: one invoke of
 a graph with one node, durability "async". OpenAI Agents: get_items, then add_items for the message, for a tool call
