@@ -109,7 +109,7 @@ def measure(*, quick: bool) -> list[Table]:
         pythons = {kind.group: sys.executable for kind in kinds} if quick else environments(kinds, folder)
         with running(folder, kinds, pythons) as peers:
             found = {plan.items: measured(plan, peers) for plan in (QUICK if quick else PLANS)}
-    return [table(found)]
+    return [table(found), beside(found)]
 
 
 def environments(kinds: Sequence[Kind], folder: pathlib.Path) -> dict[str, str]:
@@ -216,6 +216,27 @@ def table(found: Mapping[int, Mapping[Kind, Found]]) -> Table:
         rows=rows,
         notes=NOTES,
         reach=tuple(line for items in (1_000, 10_000) if items in found for line in _reach(items, found[items])),
+    )
+
+
+def beside(found: Mapping[int, Mapping[Kind, Found]]) -> Table:
+    """Return the ratios alone: a row for each peer, a column for each size, the quickest first."""
+    longest = max(found)
+    times = {items: f"time, {items:,} items" for items in found}
+    stored = {items: f"stored, {items:,} items" for items in found}
+    rows: list[dict[str, Cell]] = []
+    for kind in sorted(found[longest], key=lambda kind: found[longest][kind].middle("wall_s")):
+        row: dict[str, Cell] = {"peer": kind.name}
+        for items, kinds in found.items():
+            row[times[items]] = kinds[kind].middle("wall_s") / kinds[STATE].middle("wall_s")
+            row[stored[items]] = kinds[kind].stored_bytes / kinds[STATE].stored_bytes
+        rows.append(row)
+    return Table(
+        name="peers-beside",
+        title="A turn's time and its bytes at rest, in units of Satchel's state work",
+        columns=("peer", *times.values(), *stored.values()),
+        rows=rows,
+        notes="Of the run that the table of all measurements is of.",
     )
 
 

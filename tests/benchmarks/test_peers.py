@@ -18,7 +18,7 @@ from benchmarks.peers.openai_agents import OpenAIAgents, OpenAIAgentsBounded
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.running import Running
 from benchmarks.peers.satchel_state import SatchelState
-from benchmarks.peers.suite import KINDS, STATE, Found, Kind, table
+from benchmarks.peers.suite import KINDS, STATE, Found, Kind, beside, table
 
 LOCAL = (SatchelState, OpenAIAgents, OpenAIAgentsBounded, LangGraphSqlite, LangGraphSqliteDelta, FullState)
 PAIRS = 12
@@ -125,7 +125,22 @@ def test_the_fastest_peer_is_one_that_reads_the_whole_history_as_it_comes():
     made = table({1_000: costs})
     assert [line.value for line in made.reach] == pytest.approx([6, 0.75, 50_000 / 3_000])
     assert [line.is_reached for line in made.reach] == [False, True, True]
-    assert [row["peer"] for row in made.rows[:2]] == ["Satchel, state work", bounded.name]
+    assert [row["peer"] for row in made.rows[:2]] == [STATE.name, bounded.name]
+
+
+def test_a_summary_has_a_row_for_each_peer_in_units_of_satchel():
+    short, long = ({kind: found(seconds, 6_000) for kind in KINDS} for seconds in (0.002, 0.2))
+    short[STATE], long[STATE] = found(0.001, 3_000), found(0.001, 3_000)
+    rows = beside({10: short, 10_000: long}).rows
+    assert rows[0] == {
+        "peer": STATE.name,
+        "time, 10 items": 1,
+        "time, 10,000 items": 1,
+        "stored, 10 items": 1,
+        "stored, 10,000 items": 1,
+    }
+    assert [row["time, 10,000 items"] for row in rows[1:]] == pytest.approx([200] * (len(KINDS) - 1))
+    assert [row["stored, 10 items"] for row in rows[1:]] == [2] * (len(KINDS) - 1)
 
 
 def named(name: str) -> Kind:
