@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from google.adk.events import Event, EventActions
-from google.adk.sessions import BaseSessionService, DatabaseSessionService
+from google.adk.sessions import BaseSessionService, DatabaseSessionService, Session
 from google.adk.sessions.schemas.v1 import StorageEvent
 from google.adk.sessions.sqlite_session_service import SqliteSessionService
 from google.genai import types
@@ -28,6 +28,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?)
 
 
 class _Service(LocalPeer):
+    """What a run asks, whatever keeps the session."""
+
     async def open(self) -> None:
         self._service = self.opened()
 
@@ -41,19 +43,22 @@ class _Service(LocalPeer):
         await self._service.append_event(session, events[-1])
 
     async def turn(self, items: Sequence[Item]) -> None:
-        session = await self._service.get_session(app_name=_APP, user_id=_USER, session_id=self._session_id)
+        session = await self._loaded(self._service)
         for item in items:
             await self._service.append_event(session, _event(item))
 
     async def cold_load(self) -> int:
-        service = self.opened()
+        return len((await self._loaded(self.opened())).events)
+
+    async def _loaded(self, service: BaseSessionService) -> Session:
         session = await service.get_session(app_name=_APP, user_id=_USER, session_id=self._session_id)
-        return len(session.events)
+        assert session is not None, "it was made"
+        return session
 
     def opened(self) -> BaseSessionService:
         raise NotImplementedError
 
-    async def insert(self, session: Any, events: Sequence[Event]) -> None:
+    async def insert(self, session: Session, events: Sequence[Event]) -> None:
         raise NotImplementedError
 
 
@@ -63,7 +68,7 @@ class AdkSqlite(_Service):
     def opened(self) -> BaseSessionService:
         return SqliteSessionService(str(self.folder / "adk.db"))
 
-    async def insert(self, session: Any, events: Sequence[Event]) -> None:
+    async def insert(self, session: Session, events: Sequence[Event]) -> None:
         with sqlite3.connect(self.folder / "adk.db") as connection:
             connection.executemany(_INSERT, [_row(session, event) for event in events])
         connection.close()
@@ -75,16 +80,13 @@ class AdkDatabase(_Service):
     def opened(self) -> DatabaseSessionService:
         return DatabaseSessionService(f"sqlite+aiosqlite:///{self.folder / 'adk.db'}")
 
-    async def insert(self, session: Any, events: Sequence[Event]) -> None:
-        async with self._service.database_session_factory() as rows:
+    async def insert(self, session: Session, events: Sequence[Event]) -> None:
+        async with self.opened() as service, service.database_session_factory() as rows:
             rows.add_all(StorageEvent.from_event(session, event) for event in events)
             await rows.commit()
 
-    async def close(self) -> None:
-        await self._service.close()
 
-
-def _row(session: Any, event: Event) -> tuple[Any, ...]:
+def _row(session: Session, event: Event) -> tuple[Any, ...]:
     content = event.model_dump_json(exclude_none=True)
     return event.id, _APP, _USER, session.id, event.invocation_id, event.timestamp, content
 
