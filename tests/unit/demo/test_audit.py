@@ -115,7 +115,7 @@ async def test_a_ledger_that_differs_is_found(
             id="a commit is forgotten",
         ),
         pytest.param(
-            "UPDATE turn SET answer = 'so be it' WHERE session_id = 's1' AND message_id = 'm0002'",
+            "UPDATE events SET answer_bytes = answer_bytes - 1 WHERE session_id = 's1' AND place = 2",
             FindingKind.MISMATCH,
             "m0002",
             id="an answer is altered",
