@@ -14,14 +14,15 @@ from satchel.worker.voice import Voice
 from satchel.worker.worker import Handler
 
 
-async def call_handler(handler: Handler[Any], turn: Turn[Any], voice: Voice, *, pool: Executor) -> None:
+async def call_handler(handler: Handler[Any], turn: Turn[Any], voice: Voice, *, pool: Executor | None) -> None:
     """Run *handler* to its end, in a task of its own. Raises what it raises.
 
-    Returns once its thread, if it has one, is over, even when cancelled.
+    A plain one runs in a thread of *pool*; None: it ``is_async``. Returns once its
+    thread, if it has one, is over, even when cancelled.
     """
     enter_turn(turn)
     try:
-        if is_async(handler):
+        if pool is None:
             said = handler(turn)
         else:
             context = contextvars.copy_context()

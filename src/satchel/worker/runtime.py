@@ -64,9 +64,9 @@ from satchel.worker.attempt import VERDICTS, Attempt, Copy, HandlerRaised
 from satchel.worker.cache import WarmCache
 from satchel.worker.context import Turn, TurnFacts
 from satchel.worker.events import AttemptEvents
-from satchel.worker.handler import call_handler
+from satchel.worker.handler import call_handler, is_async
 from satchel.worker.resolve import Resolution, Step, resolve
-from satchel.worker.threads import by_size
+from satchel.worker.threads import by_size, either
 from satchel.worker.voice import Voice
 from satchel.worker.worker import Worker
 
@@ -115,6 +115,10 @@ class Runtime:
         self._driven: dict[asyncio.Task[None], Attempt] = {}
         self._copies: WarmCache[Copy] = WarmCache(warm_bytes_max, evicted=self._evicted)
         self._handler_pool = threads(slots, "satchel-handler")
+        self._pools = {
+            worker.name: None if is_async(worker.handler) else self._handler_pool for worker in self._workers.values()
+        }
+        """Where each agent's handler runs; None: on the loop."""
         self._state_pool = threads(SEAL_THREADS, "satchel-state")
         self._is_linked = False
         self._is_stopped = False
@@ -349,12 +353,11 @@ class Runtime:
         voice.hear(turn.message_id, turn.text, attempt.request.accepted_at_ms)
         since = self._clock.stopwatch_s()
         work = asyncio.create_task(
-            call_handler(attempt.worker.handler, turn, voice, pool=self._handler_pool),
+            call_handler(attempt.worker.handler, turn, voice, pool=self._pools[attempt.worker.name]),
             name=f"{attempt.worker.handler_name} in session {attempt.session_id}",
         )
         try:
-            first: set[asyncio.Future[Any]] = {work, attempt.stopping}
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            await either(work, attempt.stopping)
             if not work.done():
                 await self._stop_handler(attempt, work)
         finally:

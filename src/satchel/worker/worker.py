@@ -69,6 +69,7 @@ class Worker(Generic[Deps]):
             on_busy=_checked_on_busy(on_busy),
         )
         self._handler: Handler[Deps] | None = None
+        self._handler_name = f"{self.name}, which has no handler"
 
     def __repr__(self) -> str:
         return f"Worker({self.name!r})"
@@ -85,6 +86,7 @@ class Worker(Generic[Deps]):
             )
         _check_takes_one_turn(handler)
         self._handler = handler
+        self._handler_name = f"{self.name}.{_named(handler)}"
         return handler
 
     @property
@@ -100,7 +102,7 @@ class Worker(Generic[Deps]):
     @property
     def handler_name(self) -> str:
         """What logs call the handler: its agent and function."""
-        return f"{self.name}.{_named(self.handler)}"
+        return self._handler_name
 
 
 def _named(function: Callable[..., Any]) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from satchel.worker.threads import OFF_LOOP_BYTES, by_size, in_thread
+from satchel.worker.threads import OFF_LOOP_BYTES, by_size, either, in_thread
 
 
 @pytest.fixture
@@ -62,3 +62,27 @@ async def test_only_large_work_leaves_the_loop(pool, size, is_here):
 async def test_what_the_thread_raises_is_raised(pool):
     with pytest.raises(ZeroDivisionError):
         await in_thread(pool, lambda: 1 / 0)
+
+
+async def test_the_first_of_two_ends_the_wait_and_neither_is_touched():
+    """A turn waits for its handler and for the word to stop; it decides what becomes of the other."""
+    loop = asyncio.get_running_loop()
+    for first in (0, 1):
+        pair = (loop.create_future(), loop.create_future())
+        waiting = asyncio.create_task(either(*pair))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        pair[first].set_exception(ValueError("what it raises is not told here"))
+        await waiting
+
+        assert not pair[1 - first].done()
+        assert isinstance(pair[first].exception(), ValueError)
+
+    both = loop.create_future()
+    task = asyncio.create_task(either(both, both))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not both.done()
