@@ -307,7 +307,7 @@ class Hub:
         self._results: asyncio.Queue[WorkerFrame] = asyncio.Queue()
         self.runtime = Runtime([worker], send=self._results.put_nowait)
         self.runtime.receive(Registered(tenant=DEFAULT_TENANT, ping_interval_s=5, adopted=()))
-        self._epochs = itertools.count(1)
+        self._epochs = itertools.count(1000)  # beyond those that a chain was made with
 
     async def turn(self, session: str, last: Result | None = None, chain: tuple[Link, ...] = ()) -> Result:
         """Run a turn of a session behind *last*, or on a *chain*, and commit it."""
