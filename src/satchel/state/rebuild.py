@@ -1,17 +1,19 @@
 """Rebuild a state from its chain in a helper process with limits: what compaction and exports use.
 
 Run as ``python -m satchel.state.rebuild`` it reads jobs from standard input and
-writes answers to standard output, both msgpack behind their length. A job opens bytes
-that may be damaged or hostile, so each has a process with a memory, a CPU and a wall
-limit of its own.
+writes answers to standard output: msgpack behind its length, and behind that the bytes
+of states, which neither side holds twice. A job opens bytes that may be damaged or
+hostile, so each has a process with a memory, a CPU and a wall limit of its own.
 """
 
 import asyncio
 import contextlib
+import io
 import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from typing import BinaryIO, Final, NoReturn, Protocol
 
 import msgspec
@@ -23,6 +25,8 @@ from satchel.model import Link, SchemaName, SessionId, StateName
 __all__ = ["RebuildJob", "Rebuilder", "Rebuilds", "Rebuilt", "rebuild", "rebuilt_here"]
 
 _LENGTH_BYTES: Final = 8
+_PIECE_BYTES: Final = 256 * limits.KIB
+"""What is given to a pipe at a time, or kept of it unread."""
 
 
 class RebuildJob(msgspec.Struct, frozen=True):
@@ -52,6 +56,13 @@ class _Refused(msgspec.Struct, frozen=True, tag="refused"):
 _Answer: Final = Rebuilt | _Refused
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """A job without its payloads' data, and how many bytes of each follow."""
+
+    job: RebuildJob
+    sizes: tuple[int, ...]
+
+
 class Rebuilds(Protocol):
     """Whatever rebuilds states apart from the hub."""
 
@@ -77,7 +88,10 @@ class Rebuilder:
         the helper process dies or overruns a limit. Cancelling kills the process.
         """
         async with self._one_job:
-            return _result(await self._answer(msgspec.msgpack.encode(job)))
+            data = [link.payload.data for link in job.links]
+            head = _Head(_with_data(job, [b""] * len(data)), tuple(map(len, data)))
+            answer, image = await self._answer(msgspec.msgpack.encode(head), data)
+            return _result(answer, image)
 
     async def close(self) -> None:
         """End the process. Idempotent."""
@@ -85,12 +99,12 @@ class Rebuilder:
         if process is not None:
             await _reap(process)
 
-    async def _answer(self, job: bytes) -> bytes:
+    async def _answer(self, head: bytes, data: Sequence[bytes]) -> tuple[bytes, bytes]:
         process = self._process = self._process or await _started()
         is_sound = False
         try:
             async with asyncio.timeout(limits.REBUILD_DEADLINE_S):
-                answer = await _exchanged(process, job)
+                answer = await _exchanged(process, head, data)
             is_sound = True
             return answer
         except TimeoutError as error:
@@ -120,17 +134,47 @@ async def _started() -> asyncio.subprocess.Process:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        limit=_PIECE_BYTES,
         start_new_session=True,  # so that it is killed with its child
     )
 
 
-async def _exchanged(process: asyncio.subprocess.Process, job: bytes) -> bytes:
+async def _exchanged(process: asyncio.subprocess.Process, head: bytes, data: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Send a job; return its answer and the image behind it."""
     assert process.stdin is not None, "it was started with pipes"
     assert process.stdout is not None, "it was started with pipes"
-    process.stdin.write(len(job).to_bytes(_LENGTH_BYTES, "big") + job)
+    process.stdin.write(_length(head) + head)
+    for each in data:
+        for at in range(0, len(each), _PIECE_BYTES):
+            process.stdin.write(each[at : at + _PIECE_BYTES])
+            await process.stdin.drain()
     await process.stdin.drain()
-    length = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES), "big")
-    return await process.stdout.readexactly(length)
+    return await _read(process.stdout), await _read(process.stdout)
+
+
+async def _read(source: asyncio.StreamReader) -> bytes:
+    """Return bytes that stand behind their length."""
+    left = int.from_bytes(await source.readexactly(_LENGTH_BYTES), "big")
+    read = io.BytesIO()  # gives its bytes up without a copy
+    while left:
+        piece = await source.read(min(left, _PIECE_BYTES))
+        if not piece:
+            raise asyncio.IncompleteReadError(b"", left)
+        left -= read.write(piece)
+    return read.getvalue()
+
+
+def _length(data: bytes) -> bytes:
+    return len(data).to_bytes(_LENGTH_BYTES, "big")
+
+
+def _with_data(job: RebuildJob, data: Sequence[bytes]) -> RebuildJob:
+    """Return *job* with other data in its payloads, one for each."""
+    links = tuple(
+        Link(link.name, msgspec.structs.replace(link.payload, data=each))
+        for link, each in zip(job.links, data, strict=True)
+    )
+    return msgspec.structs.replace(job, links=links)
 
 
 async def _reap(process: asyncio.subprocess.Process) -> None:
@@ -140,10 +184,10 @@ async def _reap(process: asyncio.subprocess.Process) -> None:
     await asyncio.shield(process.wait())
 
 
-def _result(answer: bytes) -> Rebuilt:
+def _result(answer: bytes, image: bytes) -> Rebuilt:
     result: Rebuilt | _Refused = msgspec.msgpack.decode(answer, type=_Answer)
     if isinstance(result, Rebuilt):
-        return result
+        return msgspec.structs.replace(result, image=image)
     raise _STATE_ERRORS.get(result.name, CorruptState)(result.message)
 
 
@@ -168,7 +212,8 @@ def _do_one(source: BinaryIO, target: BinaryIO) -> bool:
     length = source.read(_LENGTH_BYTES)
     if not length:
         return False
-    job = source.read(int.from_bytes(length, "big"))
+    head = msgspec.msgpack.decode(source.read(int.from_bytes(length, "big")), type=_Head)
+    job = _with_data(head.job, [source.read(size) for size in head.sizes])
     child = os.fork()
     if child == 0:
         _work(job, target)
@@ -178,12 +223,16 @@ def _do_one(source: BinaryIO, target: BinaryIO) -> bool:
     return True
 
 
-def _work(job: bytes, target: BinaryIO) -> NoReturn:
+def _work(job: RebuildJob, target: BinaryIO) -> NoReturn:
     try:
         resource.setrlimit(resource.RLIMIT_AS, (limits.REBUILD_MEMORY_BYTES_MAX,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (limits.REBUILD_CPU_S,) * 2)
-        answer = msgspec.msgpack.encode(rebuilt_here(msgspec.msgpack.decode(job, type=RebuildJob)))
-        target.write(len(answer).to_bytes(_LENGTH_BYTES, "big") + answer)
+        answer = rebuilt_here(job)
+        image = b""
+        if isinstance(answer, Rebuilt):
+            answer, image = msgspec.structs.replace(answer, image=b""), answer.image
+        encoded = msgspec.msgpack.encode(answer)
+        target.writelines((_length(encoded), encoded, _length(image), image))
         target.flush()
     except BaseException:  # noqa: BLE001  # a child must not return into its parent's loop
         os._exit(1)

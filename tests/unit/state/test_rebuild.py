@@ -11,7 +11,7 @@ from satchel import limits
 from satchel.errors import CorruptPayload, CorruptState
 from satchel.model import Link, PayloadKind
 from satchel.state.payload import seal
-from satchel.state.rebuild import Rebuilder, RebuildJob, Rebuilt, rebuild
+from satchel.state.rebuild import Rebuilder, RebuildJob, rebuild
 from satchel.state.session import OpenSession
 from tests.differential.dumps import dump
 from tests.unit.state.sessions import KEY, Recording
@@ -101,7 +101,7 @@ async def test_a_job_that_kills_its_process_does_not_take_the_next_one_along(rec
     rebuilder = Rebuilder()
 
     with pytest.raises(CorruptState, match="ended with 1"):
-        await rebuilder._answer(b"no job")
+        await rebuilder._answer(b"no job", [])
     rebuilt = await rebuilder.rebuild(job(recording))
     await rebuilder.close()
 
@@ -151,12 +151,3 @@ async def test_cancelling_kills_the_helper(recording: Recording, monkeypatch: py
     with pytest.raises(asyncio.CancelledError):
         await task
     assert processes[0].returncode == -signal.SIGKILL
-
-
-def test_job_and_answer_travel_as_msgpack(recording: Recording):
-    """Typed values, nothing that could run."""
-    good = job(recording)
-
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(good), type=RebuildJob) == good
-    answer = Rebuilt(b"image", b"digest")
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=Rebuilt) == answer
