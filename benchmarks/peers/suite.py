@@ -45,7 +45,7 @@ KINDS: Final = (
     Kind("OpenAI Agents SQLiteSession, limit 20", "openai_agents:OpenAIAgentsBounded", GROUP, is_compared=False),
     Kind(
         "OpenAI Agents SQLAlchemySession, PostgreSQL",
-        "openai_agents_postgres:OpenAIAgentsPostgres",
+        "openai_agents_postgres:OpenAIPostgres",
         GROUP,
         is_served=True,
     ),

@@ -1,5 +1,6 @@
 """The peers that the developers' environment has: each keeps its conversation, and what Satchel stores beside them."""
 
+import ast
 import itertools
 import json
 import pathlib
@@ -21,6 +22,7 @@ from benchmarks.peers.satchel_state import SatchelState
 from benchmarks.peers.suite import KINDS, STATE, Found, Kind, beside, table
 
 LOCAL = (SatchelState, OpenAIAgents, OpenAIAgentsBounded, LangGraphSqlite, LangGraphSqliteDelta, FullState)
+FOLDER = pathlib.Path(conversation.__code__.co_filename).parent
 PAIRS = 12
 """Of turns: databases grow by the page, so bytes are a mean."""
 
@@ -105,6 +107,13 @@ def test_a_process_that_fails_says_why(tmp_path: pathlib.Path):
     with pytest.raises(RuntimeError, match="has no attribute 'Absent'"):
         peer.ready()
     peer.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_row_names_a_class(kind: Kind):
+    module, _, name = kind.peer.partition(":")
+    tree = ast.parse((FOLDER / f"{module}.py").read_text())  # what it imports may not be installed here
+    assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def found(wall_s: float, stored_bytes: int) -> Found:
