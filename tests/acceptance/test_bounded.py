@@ -219,7 +219,6 @@ async def test_rows_and_bytes_do_not_grow_with_the_number_of_turns(long: Long):
     late_bytes = await long.swept_bytes()
     kept = Kept(long.folder)
     counts = {table: kept.count(table, "long") for table in ("version", "snapshot", "events", "object", "turn")}
-    answers = kept.count("turn", "long", "answer IS NOT NULL")
     kept.close()
 
     slack = 4 * COMPACT_DELTAS_MIN  # whole chains go, once in 32 versions
@@ -227,7 +226,6 @@ async def test_rows_and_bytes_do_not_grow_with_the_number_of_turns(long: Long):
     assert counts["snapshot"] <= counts["version"] / COMPACT_DELTAS_MIN + 2
     assert counts["object"] == counts["snapshot"], "what no row names was swept"
     assert RETAIN_ANSWERS <= counts["events"] <= RETAIN_ANSWERS + slack
-    assert RETAIN_ANSWERS <= answers <= RETAIN_ANSWERS + slack
     assert counts["turn"] == LONG_TURNS + 1, "every message is known as long as its session"
     assert late_bytes < 2 * long.midway_bytes, "twice the turns, and no more than the slack of one compaction"
 

@@ -47,3 +47,4 @@ def configure(level: str) -> None:
     handler.setFormatter(FactsFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("satchel").setLevel(level.upper())
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line shows them

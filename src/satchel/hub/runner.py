@@ -93,7 +93,11 @@ class Ended(msgspec.Struct, frozen=True):
     """Somebody ended the turn in the store."""
 
 
-Signal = Result | Failure | Lost | Ended
+class TimedOut(msgspec.Struct, frozen=True):
+    """The attempt has had its time."""
+
+
+Signal = Result | Failure | Lost | Ended | TimedOut
 Written = TypeVar("Written")
 
 
@@ -545,15 +549,19 @@ class SessionRunner:
         """Follow an attempt to its end."""
         turn = attempt.started.turn
         spec = attempt.member.agents.get(turn.agent)
-        deadline = asyncio.get_running_loop().time() + (spec.turn_timeout_s if spec is not None else TURN_TIMEOUT_S)
+        timeout_s = spec.turn_timeout_s if spec is not None else TURN_TIMEOUT_S
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._signals.put_nowait, TimedOut())
+        try:
+            return await self._end_of(attempt, turn, spec)
+        finally:
+            timer.cancel()
+
+    async def _end_of(self, attempt: Attempt, turn: Turn, spec: AgentSpec | None) -> "Turn | Lost":
         not_found = bad_results = 0
         while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    signal = await self._signals.get()
-            except TimeoutError:
-                return await self._fail(turn, self._timeout(spec))
-            match signal:
+            match signal := await self._signals.get():
+                case TimedOut():
+                    return await self._fail(turn, self._timeout(spec))
                 case Lost():
                     return signal
                 case Ended():

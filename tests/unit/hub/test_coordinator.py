@@ -3,17 +3,28 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from satchel.errors import StoreUnavailable
 from satchel.hub.coordinator import Coordinator
 from satchel.hub.fleet import Held, Member
 from satchel.hub.runner import Begun
 from satchel.hub.settings import HubSettings
 from satchel.hub.telemetry import Telemetry
-from satchel.model import MessageId, WorkerId
-from satchel.protocol.messages import HubFrame, Register, Request
+from satchel.model import Content, Message, MessageId, WorkerId
+from satchel.protocol.messages import (
+    AttemptName,
+    Cancel,
+    Event,
+    Failure,
+    FailureCode,
+    HubFrame,
+    Register,
+    Request,
+)
 from satchel.store.base import Admission, NewTurn, Started
 from satchel.store.open import open_store
 from satchel.testing.conformance.script import Script, agent_spec
@@ -26,6 +37,7 @@ class House:
         self.script = script
         self.hub = Coordinator(script.store, settings=HubSettings(adopt_s=0), telemetry=Telemetry())
         self.requests: asyncio.Queue[tuple[str, Request]] = asyncio.Queue()
+        self.cancelled: list[AttemptName] = []
 
     async def worker(self, name: str, *, slots: int = 4, holds: bool = False) -> Member:
         register = Register(
@@ -35,6 +47,8 @@ class House:
         def send(frame: HubFrame) -> None:
             if isinstance(frame, Request):
                 self.requests.put_nowait((name, frame))
+            if isinstance(frame, Cancel):
+                self.cancelled.append(frame.attempt)
 
         member = Member(self.script.key.tenant, register, send=send, connected_at_ms=0)
         await self.hub.join(member, register)
@@ -87,6 +101,60 @@ async def test_a_warm_sessions_message_is_started_by_the_write_that_admits_it(
     assert (member.reserved, len(member.busy)) == (0, 1)
 
 
+async def test_what_a_worker_says_before_the_start_is_durable_is_seen_after_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    """The handler need not wait for the disk; everything that leaves the hub does."""
+    member = await house.worker("warm", holds=True)
+    admit, is_durable = house.script.log.admit, asyncio.Event()
+
+    async def slow_admit(new: NewTurn, **options: Any) -> Admission:
+        admission = await admit(new, **options)
+        await is_durable.wait()
+        return admission
+
+    monkeypatch.setattr(house.script.log, "admit", slow_admit)
+    sending = asyncio.create_task(house.hub.send(house.message("m2")))
+    _name, request = await house.requests.get()
+    said = Message(id="i", content=(Content("hello"),), created_at="2026-01-31T09:30:00.000Z")
+    house.hub.receive(member, Event(request.attempt, 1, said))
+
+    assert not sending.done()
+    assert house.script.key not in house.hub._runners
+    is_durable.set()
+    stream = (await sending).stream
+    assert stream is not None
+    assert stream.answer == "hello"
+
+
+async def test_a_start_that_was_not_written_stops_its_attempt_and_its_epoch_is_skipped(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    """Another attempt of the same name could be taken for it, here or by the worker."""
+    member = await house.worker("warm", holds=True)
+    log: Any = house.script.log
+
+    async def lost_admit(new: NewTurn, *, decided: Any, **_options: Any) -> Admission:
+        def work(db: Any) -> None:
+            decided(log._admit(db, new, 8, start=True))
+            raise StoreUnavailable
+
+        return await log._writer.call(work)
+
+    monkeypatch.setattr(house.script.log, "admit", lost_admit)
+    with pytest.raises(StoreUnavailable):
+        await house.hub.send(house.message("m2"))
+    _name, request = await house.requests.get()
+    monkeypatch.undo()
+
+    assert house.cancelled == [request.attempt]
+    house.hub.receive(member, Failure(request.attempt, FailureCode.CANCELLED))
+    assert (member.reserved, len(member.busy)) == (0, 0)
+    await house.hub.send(house.message("m2"))
+    _name, again = await house.requests.get()
+    assert again.attempt.epoch == request.attempt.epoch + 1
+
+
 async def test_a_message_that_must_wait_gives_the_seat_back(house: House):
     """What is reserved for nobody is lost for everybody."""
     member = await house.worker("warm", holds=True)
@@ -126,17 +194,18 @@ async def test_a_worker_that_is_lost_while_the_turn_starts_is_replaced(house: Ho
     await house.worker("cold")
     admit = house.script.log.admit
 
-    async def losing_admit(new: NewTurn, *, queue_length_max: int, start: bool = False) -> Admission:
-        admission = await admit(new, queue_length_max=queue_length_max, start=start)
+    async def losing_admit(new: NewTurn, **options: Any) -> Admission:
+        admission = await admit(new, **options)
         house.hub.leave(lost)
         return admission
 
     monkeypatch.setattr(house.script.log, "admit", losing_admit)
 
     await house.hub.send(house.message("m2"))
-    name, request = await house.requests.get()
+    ahead, again = await house.requests.get(), await house.requests.get()
 
-    assert (name, request.start_number) == ("cold", 2)
+    assert [(name, request.start_number) for name, request in (ahead, again)] == [("warm", 1), ("cold", 2)]
+    assert ahead[1].attempt.epoch < again[1].attempt.epoch
     assert lost.reserved == 0
 
 
