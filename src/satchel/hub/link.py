@@ -7,6 +7,7 @@ It holds no rules: what may come when, and when a silent peer is lost, is
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 
 from satchel.errors import LinkClosed, LinkError, LinkRefused, PeerViolation
 from satchel.hub.coordinator import Coordinator
@@ -74,17 +75,19 @@ class _ServedLink:
             frames = self._link.receive(message, self._loop.time())
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("← %s", ", ".join(type(frame).__name__ for frame in frames))
-            for frame in frames:
-                if isinstance(frame, Register):
-                    await self._register(frame)
-                elif self._member is not None:
-                    self._take(self._member, frame)
+            if self._member is not None:
+                self._take(self._member, frames)
+            else:
+                for register in frames:
+                    assert isinstance(register, Register), "the link's rules let nothing else through before it"
+                    await self._register(register)
             if not self._link.is_idle:
                 self._has_more.set()
 
-    def _take(self, member: Member, frame: Frame) -> None:
+    def _take(self, member: Member, frames: Sequence[Frame]) -> None:
         try:
-            self._coordinator.receive(member, frame)
+            for frame in frames:
+                self._coordinator.receive(member, frame)
         except PeerViolation as error:
             logger.error(  # noqa: TRY400  # the peer's fault, not ours: no traceback
                 "the worker broke the rules", extra={"worker_id": member.worker_id, "error": str(error)}

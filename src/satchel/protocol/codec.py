@@ -229,8 +229,7 @@ def _worker_frame(frame: WorkerFrame | Carried) -> pb.WorkerFrame:  # noqa: C901
         case Event():
             return pb.WorkerFrame(response=_event(frame))
         case Pieces():
-            pieces = pb.TextDelta(item_id=frame.item_id, text=frame.texts)
-            return pb.WorkerFrame(response=_response(frame.attempt, index=frame.index, text_delta=pieces))
+            return _pieces(frame)
         case Result():
             return pb.WorkerFrame(response=_response(frame.attempt, complete=_result(frame)))
         case Failure():
@@ -283,6 +282,19 @@ def _response(attempt: AttemptName, **content: Any) -> pb.TextMessageResponse:  
     return pb.TextMessageResponse(
         message_id=attempt.message_id, session_id=attempt.session_id, epoch=attempt.epoch, **content
     )
+
+
+def _pieces(frame: Pieces) -> pb.WorkerFrame:
+    """Return the frame of pieces, filled in place: streams are made of these, and parts would be copied twice."""
+    written = pb.WorkerFrame()
+    response = written.response
+    response.session_id = frame.attempt.session_id
+    response.message_id = frame.attempt.message_id
+    response.epoch = frame.attempt.epoch
+    response.index = frame.index
+    response.text_delta.item_id = frame.item_id
+    response.text_delta.text.extend(frame.texts)
+    return written
 
 
 def _event(frame: Event) -> pb.TextMessageResponse:

@@ -98,7 +98,7 @@ The worker registers first; until the hub has answered, neither sends anything e
 not even a ping.
 """
 
-OWN_FRAMES: Final = (Ping, Pong, Announced, Chunk, Credit, Registered, Refused)
+OWN_FRAMES: Final[frozenset[type[Frame]]] = frozenset({Ping, Pong, Announced, Chunk, Credit, Registered, Refused})
 """What the link itself acts on; of these, its shell sees the last two."""
 
 _ENCODE: Final[dict[Role, Callable[[Any], bytes]]] = {Role.WORKER: codec.encode_worker, Role.HUB: codec.encode_hub}
@@ -119,7 +119,8 @@ class Link:
 
     def __init__(self, role: Role, *, now: float) -> None:
         self._role = role
-        self._state = LinkState.OPENED
+        self._decode = _DECODE[role.peer]
+        self._enter(LinkState.OPENED)
         self._reason = "The link is closed."
         self._ping_interval_s = PING_INTERVAL_S
         self._ticked_at = now
@@ -140,7 +141,7 @@ class Link:
         """
         self._check_alive()
         try:
-            taken = [self._take(frame, now) for frame in _DECODE[self._role.peer](data)]
+            taken = [self._take(frame, now) for frame in self._decode(data)]
         except PeerViolation as error:
             self._die(error.message)
             raise
@@ -148,12 +149,13 @@ class Link:
 
     def _take(self, frame: Frame, now: float) -> Frame | None:
         """Follow one frame of the peer's; return the one for the shell. Raises ``PeerViolation``."""
-        after = MOVES[self._role.peer][self._state].get(type(frame))
+        after = self._may_hear.get(type(frame))
         if after is None:
             name = type(frame).__name__
             raise PeerViolation(f"The {self._role.peer} sent {name} while the link was {self._state}.", field="frame")
-        self._state = after
-        return self._follow(frame, now) if isinstance(frame, OWN_FRAMES) else frame
+        if after is not self._state:
+            self._enter(after)
+        return self._follow(frame, now) if type(frame) in OWN_FRAMES else frame
 
     def _follow(self, frame: Frame, now: float) -> Frame | None:
         """Do what the link itself does about a frame of the peer's; return the one for the shell."""
@@ -195,12 +197,13 @@ class Link:
         lives on, and the frame was not taken.
         """
         self._check_alive()
-        after = MOVES[self._role][self._state].get(type(frame))
+        after = self._may_send.get(type(frame))
         if after is None or isinstance(frame, Carried):  # the link's own are made by itself
             raise LinkError(f"A {self._role} does not send {type(frame).__name__} while the link is {self._state}.")
         self._outbox.put(frame)
         self._agree(frame)
-        self._state = after
+        if after is not self._state:
+            self._enter(after)
 
     def next_message(self) -> bytes | None:
         """Return the next message for the transport; None if there is none now.
@@ -238,6 +241,11 @@ class Link:
         """Return when ``tick`` has something to do."""
         return self._ticked_at + self._ping_interval_s
 
+    def _enter(self, state: LinkState) -> None:
+        """Make a move. What is legal after it is looked up here, once, and not for every frame."""
+        self._state = state
+        self._may_send, self._may_hear = MOVES[self._role][state], MOVES[self._role.peer][state]
+
     def _agree(self, frame: Frame) -> None:
         """Keep what *frame*, sent or received, says about the link."""
         if isinstance(frame, Registered):
@@ -248,7 +256,7 @@ class Link:
 
     def _die(self, reason: str) -> None:
         self._reason = reason
-        self._state = LinkState.CLOSED
+        self._enter(LinkState.CLOSED)
         self._outbox.clear()
         self._inbox.clear()
 
