@@ -485,7 +485,7 @@ _MUTANTS: Final = (
         seed=100000,
         edits=(
             Edit(
-                "state.delta:apply_delta",
+                "state.delta:_apply",
                 "            apsw.Changeset.apply(",
                 "            for _ in (1, 2): apsw.Changeset.apply(",
             ),

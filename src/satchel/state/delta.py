@@ -1,11 +1,13 @@
 """Deltas: what a recorded turn changed, whether a changeset is the delta of one turn, and how it is applied."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import apsw
 import msgspec
 
+from satchel import limits
 from satchel.errors import ApplyConflict, CorruptPayload
 from satchel.model import Epoch, StateName, Version
 from satchel.state import tables
@@ -14,6 +16,9 @@ from satchel.state.schema import Shape
 
 Counts = dict[str, tuple[int, int, int]]
 """Rows inserted, updated and deleted, by table."""
+
+COMBINED_BYTES_MAX: Final = limits.MIB
+"""Deltas are combined up to this size: larger ones take their time for rows, and would stand in memory twice."""
 
 _OPERATIONS: Final = {apsw.SQLITE_INSERT: 0, apsw.SQLITE_UPDATE: 1, apsw.SQLITE_DELETE: 2}
 _CONFLICTS: Final = {
@@ -119,16 +124,71 @@ def check_turn_mark(raw: bytes, *, session_id: str, version: Version, epoch: Epo
     check_mark(mark, session_id=session_id, version=version, epoch=epoch, base=base)
 
 
-def apply_delta(
-    database: Database, raw: bytes, shapes: Mapping[str, Shape], *, session_id: str, version: Version, base: StateName
-) -> None:
-    """Apply one turn's delta to a quiet database that stands at *base*, inside the open transaction.
+def check_delta(raw: bytes, shapes: Mapping[str, Shape], *, session_id: str, version: Version, base: StateName) -> None:
+    """Raise ``CorruptPayload`` unless *raw* is the delta of the turn that made *version* from *base*.
 
-    Every table is compared first, because SQLite skips one that is missing or of
-    another shape without an error; what it skips all the same, such as a table whose
-    key is numbered in another way, is counted. Raises ``CorruptPayload`` (not a delta of this
-    turn, or of other tables) and ``ApplyConflict`` (it does not fit these rows);
-    the database is then to be dropped.
+    Every table is compared, because SQLite skips one that is missing or of another shape
+    without an error. The epoch is not: the chain's state IDs cover it.
+    """
+    try:
+        mark = _checked(raw, shapes)
+    except (apsw.Error, ValueError) as error:
+        raise _malformed(version, error) from error
+    check_mark(mark, session_id=session_id, version=version, epoch=None, base=base)
+
+
+def apply_deltas(database: Database, deltas: Iterable[tuple[Version, bytes]]) -> None:
+    """Apply checked deltas, each made on the one before, to a quiet database inside the open transaction.
+
+    Raises ``ApplyConflict`` (they do not fit these rows) and ``CorruptPayload``; the
+    database is then to be dropped.
+    """
+    for run in _runs(deltas):
+        if len(run) == 1 or not _apply_as_one(database, run):
+            for version, raw in run:
+                _apply(database, raw, version)
+
+
+def _runs(deltas: Iterable[tuple[Version, bytes]]) -> Iterator[list[tuple[Version, bytes]]]:
+    """Divide deltas into runs of at most ``COMBINED_BYTES_MAX``, or of one."""
+    run: list[tuple[Version, bytes]] = []
+    size = 0
+    for version, raw in deltas:
+        if run and size + len(raw) > COMBINED_BYTES_MAX:
+            yield run
+            run, size = [], 0
+        run.append((version, raw))
+        size += len(raw)
+    if run:
+        yield run
+
+
+def _apply_as_one(database: Database, run: Sequence[tuple[Version, bytes]]) -> bool:
+    """Combine deltas and apply them; False if they do not fit so, and nothing is changed.
+
+    SQLite learns about every table anew for each changeset that it applies, which takes
+    longer than a few rows do.
+    """
+    last = run[-1][0]
+    try:
+        with contextlib.closing(apsw.ChangesetBuilder()) as builder:  # type: ignore[no-untyped-call]  # apsw's stub says no types
+            for _, raw in run:
+                builder.add(raw)
+            combined = builder.output()
+    except apsw.Error as error:
+        raise _malformed(last, error) from error
+    try:
+        _apply(database, combined, last)
+    except ApplyConflict:
+        return False  # one by one it shows which of them it is
+    return True
+
+
+def _apply(database: Database, raw: bytes, version: Version) -> None:
+    """Apply one changeset, all or nothing.
+
+    What SQLite skips all the same, such as a table whose key is numbered in another
+    way, is counted.
     """
     reasons: list[str] = []
     tried = 0
@@ -143,8 +203,6 @@ def apply_delta(
         return apsw.SQLITE_CHANGESET_ABORT
 
     def work() -> None:
-        mark, count = _checked(raw, shapes)
-        check_mark(mark, session_id=session_id, version=version, epoch=None, base=base)
         with database.shadow_tables_writable():
             apsw.Changeset.apply(
                 raw,
@@ -153,7 +211,7 @@ def apply_delta(
                 conflict=on_conflict,
                 flags=apsw.SQLITE_CHANGESETAPPLY_FKNOACTION,
             )
-        if tried != count:
+        if tried != sum(1 for _ in apsw.Changeset.iter(raw)):
             raise CorruptPayload(f"The delta of version {version} has changes that SQLite skips.", version=version)
 
     try:
@@ -163,15 +221,18 @@ def apply_delta(
             f"The delta of version {version} does not fit: {', '.join(reasons)}.", version=version
         ) from error
     except (apsw.Error, ValueError) as error:
-        raise CorruptPayload(f"The delta of version {version} is malformed: {error}", version=version) from error
+        raise _malformed(version, error) from error
 
 
-def _checked(raw: bytes, shapes: Mapping[str, Shape]) -> tuple[TurnMark | None, int]:
-    """Compare every change with the table it names; return the mark at the end, and how many changes there are."""
+def _malformed(version: Version, error: Exception) -> CorruptPayload:
+    return CorruptPayload(f"The delta of version {version} is malformed: {error}", version=version)
+
+
+def _checked(raw: bytes, shapes: Mapping[str, Shape]) -> TurnMark | None:
+    """Compare every change with the table it names; return the mark at the end."""
     last = None
-    marks = count = 0
+    marks = 0
     for change in apsw.Changeset.iter(raw):
-        count += 1
         shape = shapes.get(change.name)
         if shape is None or change.column_count != shape.columns or change.pk_columns != shape.key:
             raise CorruptPayload(f"A delta changes table {change.name}, which this state does not have in that shape.")
@@ -179,4 +240,4 @@ def _checked(raw: bytes, shapes: Mapping[str, Shape]) -> tuple[TurnMark | None, 
         if change.name == tables.TURN:
             last = _mark(change)
             marks += 1
-    return (last if marks == 1 else None), count
+    return last if marks == 1 else None

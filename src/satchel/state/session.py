@@ -5,7 +5,7 @@ and then ``commit`` or ``rollback``. It is one transaction, opened and ended her
 After ``finish`` it stays open: inside it is the pending version, outside the base.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import apsw
 import msgspec
@@ -26,7 +26,7 @@ from satchel.model import (
 )
 from satchel.state import tables
 from satchel.state.database import Database, empty_database
-from satchel.state.delta import Changes, Counts, apply_delta, changes, check_mark
+from satchel.state.delta import Changes, Counts, apply_deltas, changes, check_delta, check_mark
 from satchel.state.digest import digest
 from satchel.state.history import History
 from satchel.state.image import opened_snapshot
@@ -466,18 +466,26 @@ def _apply_chain(
     """Apply deltas to a quiet database at *start* in one transaction; the last must be *base*."""
     if (links[-1].name if links else start) != base:
         raise CorruptPayload(f"A chain does not end at version {base.version}, which it is for.")
-    here = start
     database.begin()
     try:
         with database.trusted():
-            for link in links:
-                raw = _checked_delta(link, here)
-                apply_delta(database, raw, facts.shapes, session_id=session_id, version=link.name.version, base=here)
-                here = link.name
+            apply_deltas(database, _checked_deltas(links, facts, session_id=session_id, start=start))
         database.commit()
     except BaseException:
         database.rollback()
         raise
+
+
+def _checked_deltas(
+    links: Sequence[Link], facts: Facts, *, session_id: str, start: StateName
+) -> Iterator[tuple[Version, bytes]]:
+    """Yield each delta's version and bytes, once it is sure that it was made on the one before."""
+    here = start
+    for link in links:
+        raw = _checked_delta(link, here)
+        check_delta(raw, facts.shapes, session_id=session_id, version=link.name.version, base=here)
+        yield link.name.version, raw
+        here = link.name
 
 
 def _checked_delta(link: Link, base: StateName) -> bytes:

@@ -17,6 +17,7 @@ from satchel.model import (
     Version,
     next_state_id,
 )
+from satchel.state import delta as deltas
 from satchel.state import tables
 from satchel.state.delta import check_turn_mark
 from satchel.state.payload import seal, unseal
@@ -368,6 +369,49 @@ def test_changes_that_must_wait_for_each_other_are_each_counted_once():
         assert recording.chain[-1].payload.kind is PayloadKind.DELTA
 
         assert recording.copy()._database.run("SELECT b FROM u ORDER BY a") == [("v3",), ("v2",), ("v1",)]
+
+
+@pytest.mark.parametrize("combined_bytes_max", [0, 700, limits.MIB])
+def test_deltas_give_the_same_rows_one_by_one_and_combined(monkeypatch: pytest.MonkeyPatch, combined_bytes_max: int):
+    """Rows that come, change and go between two versions are one change, or none, where deltas are combined."""
+    monkeypatch.setattr(deltas, "COMBINED_BYTES_MAX", combined_bytes_max)
+    applied: list[bytes] = []
+    apply = deltas._apply
+    monkeypatch.setattr(
+        deltas, "_apply", lambda database, raw, version: (applied.append(raw), apply(database, raw, version))
+    )
+    with Recording("CREATE TABLE u (a INTEGER PRIMARY KEY, b TEXT UNIQUE) STRICT;") as recording:
+        recording.turn("INSERT INTO u VALUES (1, 'v1'), (2, 'v2')")
+        for work in (
+            "INSERT INTO u VALUES (3, 'v3'), (4, 'v4')",
+            "DELETE FROM u WHERE a = 3; UPDATE u SET b = 'x' WHERE a = 1",
+            "UPDATE u SET b = 'v1' WHERE a = 2",
+            "UPDATE u SET b = 'v2' WHERE a = 1; INSERT INTO u VALUES (3, 'v5')",
+            "DELETE FROM u WHERE a = 4; INSERT INTO u VALUES (5, 'v4')",
+        ):
+            assert recording.turn(work).kind is PayloadKind.DELTA
+
+        copy = recording.copy()
+
+        assert dump(copy) == dump(recording.session)
+        assert (len(applied) == 5, len(applied) == 1) == (combined_bytes_max == 0, combined_bytes_max == limits.MIB)
+
+
+def test_of_combined_deltas_the_one_that_does_not_fit_is_named():
+    """An operator who looks for what went wrong needs the version, not the chain."""
+    with Recording(SCHEMA) as recording:
+        recording.turn(INSERT)
+        stale = opened(recording, recording.chain[:1], base=recording.chain[0].name, digest=None)
+        recording.turn(INSERT)
+        recording.turn("UPDATE t SET b = 'y' WHERE a = 1")
+        stale._database.run("UPDATE t SET b = 'other' WHERE a = 1")
+
+        with pytest.raises(
+            ApplyConflict, match="The delta of version 3 does not fit: a row has other values in table t"
+        ):
+            stale.catch_up(recording.chain[1:], base=recording.session.name, schema=stale.schema, digest=None)
+
+        stale.close()
 
 
 def forged(definition: str, change: str, base: StateName) -> bytes:
