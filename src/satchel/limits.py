@@ -135,7 +135,7 @@ TRIGGER_DEPTH_MAX: Final = 50
 """Triggers that fire triggers: real schemas nest a few."""
 
 OPEN_DEADLINE_S: Final = 10.0
-"""Wall time for the checks of one received image or delta: a full state takes a tenth of a second."""
+"""Wall time for the checks of one received image or delta: a full state takes half a second of a processor."""
 
 REBUILD_DEADLINE_S: Final = 60.0
 REBUILD_CPU_S: Final = 30
