@@ -192,7 +192,7 @@ async def test_what_a_warm_turn_costs(bench: Bench):
     assert bench.cost.down == {"Request": 1, "Committed": 1}
     assert bench.cost.up == {"Event": 1, "Result": 1}
     assert bench.cost.down_bytes <= 210
-    assert bench.cost.up_bytes <= 680
+    assert bench.cost.up_bytes <= 640
     assert (bench.cost.statements, bench.cost.syncs) == (14, 2)
 
 
@@ -205,7 +205,7 @@ async def test_what_a_cold_start_costs(bench: Bench):
     assert bench.cost.down == {"Release": 1, "Request": 1, "Committed": 1}
     assert bench.cost.up == {"Event": 1, "Result": 1}
     assert bench.cost.down_bytes <= 1_900
-    assert bench.cost.up_bytes <= 680
+    assert bench.cost.up_bytes <= 640
     assert (bench.cost.statements, bench.cost.syncs) == (22, 3)
 
 
@@ -224,5 +224,5 @@ async def test_what_a_catch_up_costs(bench: Bench):
     assert bench.cost.down == {"Request": 1, "Committed": 1}
     assert bench.cost.up == {"Event": 1, "Result": 1}
     assert bench.cost.down_bytes <= 1_070
-    assert bench.cost.up_bytes <= 690
+    assert bench.cost.up_bytes <= 650
     assert (bench.cost.statements, bench.cost.syncs) == (22, 3)

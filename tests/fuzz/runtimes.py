@@ -279,7 +279,7 @@ class _Script:
         before = self.chains[self.head]
         link = Link(result.name, result.payload)
         self.chains[result.name] = (link,) if result.payload.kind is PayloadKind.SNAPSHOT else (*before, link)
-        self.head, self.schema = result.name, result.schema
+        self.head, self.schema = result.name, result.schema or self.schema
         self.runtime.receive(Committed(result.attempt))
 
 

@@ -221,7 +221,7 @@ def _results(draw: st.DrawFn) -> Result:
         name=StateName(base.version + 1, draw(_state_ids)),
         base=base,
         payload=draw(_payloads(*PayloadKind)),
-        schema=draw(_schemas),
+        schema=draw(st.none() | _schemas),
         state_bytes=draw(_numbers),
         digest=draw(st.none() | _hashes),
         changed_rows=draw(st.dictionaries(_texts, st.tuples(_numbers, _numbers, _numbers), max_size=3)),

@@ -195,7 +195,7 @@ def test_a_chain_out_of_shape_is_refused(field, change):
         ("version", {"complete__session_state__version": 7}),
         ("version", {"complete__session_state__version": 5}),
         ("state_id", {"complete__session_state__state_id": b""}),
-        ("fingerprint", {"complete__session_state__schema": None}),
+        ("fingerprint", {"complete__session_state__schema__fingerprint": b"x"}),
         ("state_bytes", {"complete__session_state__state_bytes": 2**63}),
         ("handler_ms", {"complete__handler_ms": float("nan")}),
         ("handler_ms", {"complete__handler_ms": -1.0}),

@@ -59,6 +59,8 @@ class FrameWatch:
         """L5: a version is sent whole when it is the first, the schema changed or the hub asked; else as a delta."""
         request = self.requests[result.attempt]
         is_asked = request.wants_snapshot or result.attempt in self._asked_whole
-        is_new = request.schema is None or request.schema.number != result.schema.number
+        is_new = result.schema is not None
+        if request.schema is None and not is_new:
+            self._broken(Violated("L5", "a first version does not name its schema", result.attempt))
         if result.payload.kind is PayloadKind.SNAPSHOT and not (is_asked or is_new):
             self._broken(Violated("L5", "a whole state where a delta would do", result.attempt, result.name.version))

@@ -9,7 +9,7 @@ import asyncio
 
 from satchel.errors import CorruptPayload
 from satchel.limits import CHAIN_BYTES_MAX, INLINE_BYTES_MAX, STATE_BYTES_MAX
-from satchel.model import PayloadKind, SessionId, StateId, StateName, next_state_id, next_state_id_of_pieces
+from satchel.model import PayloadKind, SchemaName, SessionId, StateId, StateName, next_state_id, next_state_id_of_pieces
 from satchel.protocol.messages import Result
 from satchel.state.delta import check_turn_mark
 from satchel.state.payload import unseal, unsealed
@@ -36,6 +36,7 @@ def _check(result: Result, started: Started) -> None:
     is_snapshot = payload.kind is PayloadKind.SNAPSHOT
     if not is_snapshot and head.version == 0:
         raise CorruptPayload("The first version of a session is a snapshot.")
+    left_schema(result, started)
     if payload.size > CHAIN_BYTES_MAX or result.state_bytes > STATE_BYTES_MAX:
         raise CorruptPayload("The result is over the bounds that its request named.")
     if is_snapshot:
@@ -58,6 +59,14 @@ def _check_delta(result: Result, head: StateName, session_id: SessionId) -> None
 def _check_name(result: Result, state_id: StateId) -> None:
     if result.name.state_id != state_id:
         raise CorruptPayload("The result's state ID is not that of its bytes.")
+
+
+def left_schema(result: Result, started: Started) -> SchemaName:
+    """Return the schema that the turn left: the session's, unless the result names another."""
+    schema = result.schema or started.session.schema
+    if schema is None:
+        raise CorruptPayload("The result of a session's first turn does not name its schema.")
+    return schema
 
 
 def rests_inline(result: Result) -> bool:

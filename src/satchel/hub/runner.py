@@ -32,7 +32,7 @@ from satchel.errors import (
     TurnRefused,
     TurnTimeout,
 )
-from satchel.hub.commit import check_result, rests_inline
+from satchel.hub.commit import check_result, left_schema, rests_inline
 from satchel.hub.fleet import Fleet, Held, Member, Need
 from satchel.hub.settings import HubSettings
 from satchel.hub.stream import TurnStream
@@ -682,7 +682,7 @@ class SessionRunner:
             base=result.base,
             name=result.name,
             payload=stored,
-            schema=result.schema,
+            schema=left_schema(result, attempt.started),
             state_bytes=result.state_bytes,
             digest=result.digest,
             answer=stream.answer,

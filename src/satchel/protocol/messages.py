@@ -86,7 +86,8 @@ class Result(msgspec.Struct, frozen=True):
     name: StateName
     base: StateName
     payload: Payload
-    schema: SchemaName
+    schema: SchemaName | None
+    """What the turn left; None: the request's."""
     state_bytes: int
     """Raw bytes of the database."""
     digest: bytes | None

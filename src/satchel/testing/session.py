@@ -237,7 +237,9 @@ class SessionUnderTest:
         """
         link = Link(result.name, result.payload)
         is_snapshot = result.payload.kind is PayloadKind.SNAPSHOT
-        name, schema, digest = result.name, result.schema, result.digest
+        name, schema, digest = result.name, result.schema or self._schema, result.digest
+        if schema is None:
+            raise InternalError("The result of a session's first turn does not name its schema.")
         try:
             if is_snapshot:
                 self._replica.close()

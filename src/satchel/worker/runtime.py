@@ -445,7 +445,7 @@ class Runtime:
             name=name,
             base=request.base,
             payload=payload,
-            schema=recorded.schema,
+            schema=None if recorded.schema == request.schema else recorded.schema,
             state_bytes=recorded.state_bytes,
             digest=recorded.digest,
             changed_rows=recorded.changed_rows,

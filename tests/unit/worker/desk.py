@@ -151,7 +151,7 @@ class Desk:
 
     def record(self, result: Result) -> None:
         """Commit a result in the store only."""
-        self.head, self.schema = result.name, result.schema
+        self.head, self.schema = result.name, result.schema or self.schema
         link = Link(result.name, result.payload)
         self.chain = [link] if result.payload.kind is PayloadKind.SNAPSHOT else [*self.chain, link]
 
