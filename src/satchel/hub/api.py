@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
@@ -254,7 +253,6 @@ def create_app(
             Route("/openapi.json", api.openapi, methods=["GET"]),
             WebSocketRoute("/v1/worker", serve_link),
         ],
-        middleware=[Middleware(MessagesFirst, api=api)],
         exception_handlers={
             SatchelError: _refuse,
             HTTPException: _refuse_route,
@@ -262,11 +260,12 @@ def create_app(
         },
     )
     app.router.redirect_slashes = False  # one form of a path; its redirect decodes any query
+    app.middleware_stack = MessagesFirst(app.build_middleware_stack(), api=api)
     return app
 
 
 class MessagesFirst:
-    """Takes ``POST .../messages`` out of the router's hands: every turn passes here, and matching costs as much."""
+    """Takes ``POST .../messages`` before Starlette does: every turn passes here, and each chunk of its answer."""
 
     def __init__(self, app: ASGIApp, *, api: Api) -> None:
         self._app = app
@@ -281,6 +280,9 @@ class MessagesFirst:
                     answer = await self._api.post_message(request)
                 except SatchelError as error:
                     answer = _refusal(error)
+                except Exception:  # the caller is told that it is ours; the server logs it
+                    await _refusal(InternalError())(scope, receive, send)
+                    raise
                 await answer(scope, receive, send)
             case _:
                 await self._app(scope, receive, send)

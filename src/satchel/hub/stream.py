@@ -88,10 +88,11 @@ class TurnStream:
 
     def add_pieces(self, index: int, item_id: str, texts: Sequence[str]) -> None:
         """Append pieces of a message as the events from the *index*-th on. Raises as ``add`` does."""
-        texts = texts[max(self._index + 1 - index, 0) :]  # the others are sent again after an adoption
-        if not texts:
-            return
-        index = max(index, self._index + 1)
+        if index <= self._index:
+            texts = texts[self._index + 1 - index :]  # the others are sent again after an adoption
+            if not texts:
+                return
+            index = self._index + 1
         self._check_next(index)
         before = self._before_piece(item_id)
         for seq, text in enumerate(texts, start=self._start * SEQ_PER_START + index):
@@ -226,11 +227,12 @@ class Reader:
         self._after = max(self._after, stream.last_seq)
         return lines
 
-    async def changed(self) -> None:
-        """Wait until there is something to take, the stream ended, or somebody called ``wake``."""
-        if self._stream.last_seq <= self._after and not self._stream.is_closed:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+    def changed(self) -> "asyncio.Future[None]":
+        """Return what is done once there is something to take, the stream ended, or somebody called ``wake``."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        if self._stream.last_seq > self._after or self._stream.is_closed:
+            self.wake()
+        return self._waiter
 
     def wake(self) -> None:
         """End the wait of ``changed``."""
