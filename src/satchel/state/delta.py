@@ -12,7 +12,7 @@ from satchel.errors import ApplyConflict, CorruptPayload
 from satchel.model import Epoch, StateName, Version
 from satchel.state import tables
 from satchel.state.database import Database, with_deadline
-from satchel.state.schema import Shape
+from satchel.state.schema import Facts, Shape
 
 Counts = dict[str, tuple[int, int, int]]
 """Rows inserted, updated and deleted, by table."""
@@ -137,24 +137,26 @@ def check_delta(raw: bytes, shapes: Mapping[str, Shape], *, session_id: str, ver
     check_mark(mark, session_id=session_id, version=version, epoch=None, base=base)
 
 
-def apply_deltas(database: Database, deltas: Iterable[tuple[Version, bytes]]) -> None:
+def apply_deltas(database: Database, deltas: Iterable[tuple[Version, bytes]], facts: Facts) -> None:
     """Apply checked deltas, each made on the one before, to a quiet database inside the open transaction.
 
-    Raises ``ApplyConflict`` (they do not fit these rows) and ``CorruptPayload``; the
-    database is then to be dropped.
+    Small ones are combined, but not where a table has AUTOINCREMENT: a row that came with
+    one and went with another leaves its number in ``sqlite_sequence``. Raises
+    ``ApplyConflict`` (they do not fit these rows) and ``CorruptPayload``; the database is
+    then to be dropped.
     """
-    for run in _runs(deltas):
+    for run in _runs(deltas, bytes_max=0 if facts.autoincrement else COMBINED_BYTES_MAX):
         if len(run) == 1 or not _apply_as_one(database, run):
             for version, raw in run:
                 _apply(database, raw, version)
 
 
-def _runs(deltas: Iterable[tuple[Version, bytes]]) -> Iterator[list[tuple[Version, bytes]]]:
-    """Divide deltas into runs of at most ``COMBINED_BYTES_MAX``, or of one."""
+def _runs(deltas: Iterable[tuple[Version, bytes]], *, bytes_max: int) -> Iterator[list[tuple[Version, bytes]]]:
+    """Divide deltas into runs of at most so many bytes, or of one."""
     run: list[tuple[Version, bytes]] = []
     size = 0
     for version, raw in deltas:
-        if run and size + len(raw) > COMBINED_BYTES_MAX:
+        if run and size + len(raw) > bytes_max:
             yield run
             run, size = [], 0
         run.append((version, raw))

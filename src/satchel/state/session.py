@@ -469,7 +469,7 @@ def _apply_chain(
     database.begin()
     try:
         with database.trusted():
-            apply_deltas(database, _checked_deltas(links, facts, session_id=session_id, start=start))
+            apply_deltas(database, _checked_deltas(links, facts, session_id=session_id, start=start), facts)
         database.commit()
     except BaseException:
         database.rollback()

@@ -397,6 +397,16 @@ def test_deltas_give_the_same_rows_one_by_one_and_combined(monkeypatch: pytest.M
         assert (len(applied) == 5, len(applied) == 1) == (combined_bytes_max == 0, combined_bytes_max == limits.MIB)
 
 
+def test_a_number_that_was_given_is_not_given_again_on_a_copy():
+    """AUTOINCREMENT counts a row that was there for one turn; of combined deltas nothing would be left of it."""
+    with Recording("CREATE TABLE n (a INTEGER PRIMARY KEY AUTOINCREMENT, b)") as recording:
+        recording.turn("INSERT INTO n (b) VALUES ('x')")
+        recording.turn("INSERT INTO n (b) VALUES ('y')")
+        recording.turn("DELETE FROM n WHERE b = 'y'")
+
+        assert recording.copy()._database.run("SELECT name, seq FROM sqlite_sequence") == [("n", 2)]
+
+
 def test_of_combined_deltas_the_one_that_does_not_fit_is_named():
     """An operator who looks for what went wrong needs the version, not the chain."""
     with Recording(SCHEMA) as recording:
