@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from satchel.errors import InvalidRequest, MessageTooLarge, PeerViolation
 from satchel.limits import (
+    CHAIN_BYTES_MAX,
     EVENT_BYTES_MAX,
     FRAME_BYTES_MAX,
     LINK_MESSAGE_BYTES_MAX,
@@ -247,6 +248,39 @@ def test_a_chain_with_a_gap_is_refused(version):
     """It ends where it should: only the step from link to link shows that one is missing, or twice there."""
     with pytest.raises(PeerViolation, match="gap"):
         decode_hub(damaged_request(COLD_WITH_DELTAS, session_state__chain__0__version=version))
+
+
+@pytest.mark.parametrize(
+    ("frame", "field", "change"),
+    [
+        (frames.ANNOUNCED_ALONE, "data", {"session_state__snapshot": b"x"}),
+        (frames.ANNOUNCED_CHAIN, "data", {"session_state__chain__1__delta": b"x"}),
+        (frames.ANNOUNCED_CHAIN, "data", {"session_state__chain__1__envelope__delta_size": None}),
+        (COLD_WITH_DELTAS, "data", {"session_state__chain__1__envelope__delta_size": 3}),
+        (frames.ANNOUNCED_ALONE, "data", {"session_state__transfer": 0}),
+        (frames.COLD_ALONE, "data", {"session_state__transfer": 1}),
+        (WARM, "transfer", {"session_state__transfer": 1}),
+        (frames.ANNOUNCED_ALONE, "transfer", {"session_state__transfer": 2**63}),
+        (frames.ANNOUNCED_ALONE, "transfer", {"session_state__envelope__snapshot_size": 0}),
+        (frames.ANNOUNCED_ALONE, "transfer", {"session_state__envelope__snapshot_size": CHAIN_BYTES_MAX + 1}),
+        (frames.ANNOUNCED_CHAIN, "transfer", {"session_state__chain__1__envelope__delta_size": CHAIN_BYTES_MAX}),
+    ],
+)
+def test_data_stands_in_its_frame_or_follows_it(frame, field, change):
+    """All of a frame's payloads in one way, and within the bound of a chain: else bytes would be nobody's."""
+    with pytest.raises(PeerViolation) as caught:
+        decode_hub(damaged_request(frame, **change))
+
+    assert caught.value.details == {"field": field}
+
+
+@pytest.mark.parametrize(("field", "frame"), [("chunk", pb.Chunk(transfer=1)), ("transfer", pb.Chunk(data=b"x"))])
+def test_a_chunk_has_bytes_and_says_whose(field, frame):
+    """An empty one costs the receiver work that no credit bounds."""
+    with pytest.raises(PeerViolation) as caught:
+        decode_hub(pb.HubMessage(frames=[pb.HubFrame(chunk=frame)]).SerializeToString())
+
+    assert caught.value.details == {"field": field}
 
 
 def test_a_worker_without_agents_is_refused():

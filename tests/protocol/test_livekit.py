@@ -73,6 +73,8 @@ def test_livekit_reads_our_request():
         (frames.CATCH_UP_MANY, None),
         (frames.COLD_ALONE, "snapshot"),
         (frames.COLD_WITH_DELTAS, None),
+        (frames.ANNOUNCED_ALONE, None),
+        (frames.ANNOUNCED_CHAIN, None),
     ],
 )
 def test_livekit_never_finds_a_part_of_a_state(frame, form):
