@@ -1,13 +1,14 @@
 """The same conversation through Satchel and through what people use today.
 
-Each peer is a process of its own. A round is two turns of each peer, one of 2 items and
-one of 4, in an order that rotates; while one works the others wait. Compared are medians
-of rounds. Linux: it reads clocks, files and sockets from ``/proc``.
+Each peer is a process of its own. A round is a block of turns of each peer, in pairs, one
+of 2 items and one of 4, in an order that changes; while one works the others wait. Compared
+are medians of pairs. Linux: it reads clocks, files and sockets from ``/proc``.
 """
 
 import contextlib
 import dataclasses
 import pathlib
+import random
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,14 +73,17 @@ class Plan:
     colds: int
 
 
-PLANS: Final = (Plan(10, 6, 3, 3), Plan(100, 2, 9, 3), Plan(1_000, 1, 16, 3), Plan(10_000, 1, 5, 1))
-QUICK: Final = (Plan(10, 1, 2, 1), Plan(1_000, 1, 2, 1))
+PLANS: Final = (Plan(10, 6, 1, 3), Plan(100, 2, 3, 3), Plan(1_000, 1, 8, 3), Plan(10_000, 1, 5, 1))
+QUICK: Final = (Plan(10, 1, 1, 1), Plan(1_000, 1, 1, 1))
 
+BLOCK: Final = 3
 CHEAP_S: Final = 0.1
+"""A round has a block of ``BLOCK`` pairs of turns of each peer, or one pair where a turn takes longer than this."""
+
 STEADY: Final = 24
 STEADY_ITEMS: Final = 1_000
-"""Where a peer's turn takes less than ``CHEAP_S``, it runs ``STEADY`` more pairs on a conversation that long already,
-for what it stores in the mean: databases grow by the page."""
+"""A peer whose turn is cheap runs so many more pairs of turns, in a conversation that is so long already, for what
+it stores in the mean: databases grow by the page."""
 
 
 @dataclasses.dataclass
@@ -88,8 +92,8 @@ class Found:
 
     pairs: list[dict[str, float]] = dataclasses.field(default_factory=list)
     colds: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    steady_pairs: int = 0
     grown_bytes: int = 0
-    grown_turns: int = 0
 
     def middle(self, name: str) -> float:
         return statistics.median(pair[name] for pair in self.pairs)
@@ -99,7 +103,7 @@ class Found:
 
     @property
     def stored_bytes(self) -> float:
-        return self.grown_bytes / self.grown_turns
+        return self.grown_bytes / (2 * (len(self.pairs) + self.steady_pairs))
 
 
 def measure(*, quick: bool) -> list[Table]:
@@ -140,31 +144,31 @@ def measured(plan: Plan, peers: Mapping[Kind, Running]) -> dict[Kind, Found]:
     """Measure every peer at one size, in turn."""
     print(f"… peers, {plan.items:,} items", file=sys.stderr, flush=True)
     found = {kind: Found() for kind in peers}
+    shuffled = random.Random(plan.items)
     for number in range(plan.conversations):
         for kind, peer in peers.items():
             peer.fill(plan.items + number, plan.items)
             found[kind].grown_bytes -= peer.stored_bytes()
-        for round_ in range(plan.rounds):
-            first = round_ % len(peers)
-            order = [*peers][first:] + [*peers][:first]
-            for kind in order:
-                found[kind].pairs.append(peers[kind].pair())
+        for _ in range(plan.rounds):
+            # No peer always comes after the same one, whose writes the disk may still be busy with.
+            for kind in shuffled.sample([*peers], len(peers)):
+                found[kind].pairs += _block(peers[kind], BLOCK)
         for kind, peer in peers.items():
-            _read_bytes(plan, peer, found[kind])
+            if plan.items >= STEADY_ITEMS:
+                found[kind].steady_pairs += len(_block(peer, STEADY))
+            found[kind].grown_bytes += peer.stored_bytes()
     for _ in range(plan.colds):
         for kind, peer in peers.items():
             found[kind].colds.append(peer.cold())
     return found
 
 
-def _read_bytes(plan: Plan, peer: Running, found: Found) -> None:
-    """Add what one conversation grew by; where that is cheap, over more turns: databases grow by the page."""
-    is_steady = plan.items >= STEADY_ITEMS and found.middle("wall_s") < CHEAP_S
-    more = STEADY if is_steady else 0
-    for _ in range(more):
-        peer.pair()
-    found.grown_bytes += peer.stored_bytes()
-    found.grown_turns += 2 * (plan.rounds + more)
+def _block(peer: Running, pairs: int) -> list[dict[str, float]]:
+    """Run *pairs* pairs of turns, or one if it is not cheap; return what each cost."""
+    costs = [peer.pair()]
+    while len(costs) < pairs and costs[0]["wall_s"] < CHEAP_S:
+        costs.append(peer.pair())
+    return costs
 
 
 TIMES_FASTER: Final = {1_000: 8, 10_000: 50}
@@ -185,10 +189,10 @@ COLUMNS: Final = (
 )
 NOTES: Final = """\
 A turn has 3 items of about 1 KB in the mean: the user's message, the answer, in every second turn a tool call and its
-output. Times are medians of rounds of two turns, a turn's share of each; CPU is that of every process that works for
-the peer, PostgreSQL's too. Stored is what the databases grow by. Written is what is given to write(2); of PostgreSQL,
-its WAL. Wire is what crosses the sockets between what runs a turn and what keeps it, both ways. Cold: something that
-has none of the history in memory reads all of it.
+output. Times are medians of pairs of turns, one of each kind, a turn's share. CPU is that of every process that works
+for the peer, PostgreSQL's too. Stored is what the databases grow by. Written is what is given to write(2), and of
+PostgreSQL its WAL. Wire is what crosses the sockets between what runs a turn and what keeps it, both ways. Cold:
+something that has none of the history in memory reads all of it.
 
 Satchel's state work is a turn recorded and committed durably (fsync) in one process, whose handler reads the last 20
 items; "and message" has the durable write of the user's message before it, and the making of items and events. The

@@ -121,8 +121,7 @@ def found(wall_s: float, stored_bytes: int) -> Found:
     return Found(
         pairs=[{**cost, "wall_s": wall_s}],
         colds=[{"wall_s": 0.1, "cpu_s": 0.1}],
-        grown_bytes=stored_bytes,
-        grown_turns=1,
+        grown_bytes=2 * stored_bytes,
     )
 
 
