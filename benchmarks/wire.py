@@ -13,6 +13,7 @@ from benchmarks.prose import prose
 from benchmarks.tables import Reach, Table
 from benchmarks.tap import Tap, tap
 from satchel.model import DEFAULT_TENANT, SessionId, SessionKey, Version
+from satchel.protocol import link_pb2 as pb
 from satchel.state.payload import unseal
 from satchel.store.chain import load_deltas
 from satchel.store.open import open_store
@@ -36,6 +37,12 @@ async def turns(running: Rig, *, count: int) -> list[dict[str, float]]:
             await _silence(link)
             report = answer.complete()
             said = [event["message"]["content"][0]["text"] for event in answer.events() if event["type"] == "message"]
+            results = [
+                frame.ByteSize()
+                for each in link.up
+                for frame in pb.WorkerMessage.FromString(each).frames
+                if frame.response.HasField("complete")
+            ]
             down, up = b"".join(link.down), b"".join(link.up)
             named = (SESSION, message, AGENT, text, '{"channel":"web"}')
             measured.append(
@@ -47,6 +54,7 @@ async def turns(running: Rig, *, count: int) -> list[dict[str, float]]:
                     "up": len(up),
                     "up text": sum(len(each.encode()) for each in said),
                     "up messages": len(link.up),
+                    "result": sum(results),
                 }
             )
             link.clear()
@@ -81,7 +89,7 @@ def measure(*, quick: bool) -> list[Table]:
     middle = {name: statistics.median(each[name] for each in measured) for name in measured[0]}
     changeset = statistics.median(sizes)
     beside_down = middle["down"] - middle["down named"]
-    beside_up = middle["up"] - middle["up text"]
+    events = middle["up"] - middle["result"]
     up_max = UP_TIMES * changeset + UP_BESIDE
     return [
         Table(
@@ -98,23 +106,30 @@ def measure(*, quick: bool) -> list[Table]:
                     "limit": DOWN_MAX,
                 },
                 {
-                    "direction": "worker to hub",
-                    "messages": middle["up messages"],
-                    "bytes": middle["up"],
+                    "direction": "worker to hub: events",
+                    "messages": middle["up messages"] - 1,
+                    "bytes": events,
                     "asked for": middle["up text"],
-                    "beside it": beside_up,
+                    "beside it": events - middle["up text"],
+                },
+                {
+                    "direction": "worker to hub: the result",
+                    "messages": 1,
+                    "bytes": middle["result"],
+                    "beside it": middle["result"],
                     "limit": up_max,
                 },
             ],
             notes="Payloads of WebSocket messages, medians. Asked for: towards the worker text, metadata, and the IDs"
             " of session, message and agent wherever they stand; towards the hub the answer's text as an event."
+            " The result counts with its IDs."
             f" The changeset has {changeset:.0f} bytes under zstd: the limit is {UP_TIMES} times that and {UP_BESIDE}.",
             reach=(
                 Reach("wire, hub to worker", "bytes beside text, IDs and metadata", beside_down, DOWN_MAX),
                 Reach(
-                    "wire, worker to hub",
+                    "wire, worker to hub: a result",
                     f"bytes, of {UP_TIMES} x zstd of the changeset + {UP_BESIDE}",
-                    beside_up,
+                    middle["result"],
                     up_max,
                 ),
             ),
