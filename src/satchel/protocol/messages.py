@@ -28,7 +28,7 @@ from satchel.model import (
 PROTOCOL_VERSION = 1
 
 
-class AttemptName(msgspec.Struct, frozen=True):
+class AttemptName(msgspec.Struct, frozen=True, gc=False):  # of texts and a number: no part of a cycle
     session_id: SessionId
     message_id: MessageId
     epoch: Epoch
@@ -70,7 +70,7 @@ class Event(msgspec.Struct, frozen=True):
     item: WholeItem
 
 
-class Pieces(msgspec.Struct, frozen=True):
+class Pieces(msgspec.Struct, frozen=True, gc=False):  # a stream keeps thousands, which the collector need not visit
     """The events of an attempt from the ``index``-th on: the next pieces of message ``item_id``, one at least."""
 
     attempt: AttemptName
