@@ -39,10 +39,11 @@ class Reading:
         self.message = message
         self.cursor = -1
         self.texts: list[str] = []
+        self.pieces: list[str] = []
         self.complete: dict[str, Any] | None = None
 
     def take(self, event: dict[str, Any]) -> None:
-        """Follow one event. ONE-STREAM: rising without a gap, a restart before a new start, an end at the end."""
+        """Follow one event. ONE-STREAM: rising without a gap, in whole pieces, a restart before a new start, an end."""
         seq, kind = event["seq"], event["type"]
         before, self.cursor = self.cursor, seq
         if self.complete is not None:
@@ -59,8 +60,15 @@ class Reading:
         if kind == "restarted":
             self.message.history.counts[f"restarted: {event['restarted']['reason']}"] += 1
             self.texts.clear()
+            self.pieces.clear()
+        if kind == "text_delta":
+            self.pieces.append(event["text_delta"]["text"])
         if kind == "message":
-            self.texts.append(event["message"]["content"][0]["text"])
+            text = event["message"]["content"][0]["text"]
+            if self.pieces and "".join(self.pieces) != text:
+                raise Violated("ONE-STREAM", "a message is not what its pieces say", self.pieces, event)
+            self.pieces.clear()
+            self.texts.append(text)
         if kind == "complete":
             self.complete = event["complete"]
             self.message.told_complete(self)
