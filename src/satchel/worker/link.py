@@ -7,6 +7,7 @@ where it runs ``linkthread``'s.
 import asyncio
 import concurrent.futures
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
@@ -33,6 +34,9 @@ logger = logging.getLogger("satchel.worker.link")
 
 Dial = Callable[[], Awaitable[Transport]]
 """Makes one connection, on the link's loop. Raises ``LinkClosed`` (dial again) or ``LinkRefused`` (do not)."""
+
+PIECES_EVERY_S: Final = 0.001
+"""How often pieces of text make a message while nothing else is sent: nobody reads faster."""
 
 FLUSH_S: Final = 1.0
 """How long a link that stops waits for its last frames to go out."""
@@ -148,14 +152,29 @@ class _Connection:
         self._link = Link(Role.WORKER, now=self._loop.time())
         self._given: list[WorkerFrame] = []
         self._has_more = asyncio.Event()
+        self._sent_at = -math.inf
+        self._pace: asyncio.TimerHandle | None = None
         self._is_stopping = False
         self.was_registered = False
 
     def send(self, frame: WorkerFrame) -> None:
-        """Send a frame, in order; drop it until the hub took the worker: it was made for the link before."""
-        if self.was_registered:
-            self._given.append(frame)
+        """Send a frame, in order; drop it until the hub took the worker: it was made for the link before.
+
+        Pieces of text alone make a message once in ``PIECES_EVERY_S``: many streams at
+        once would else wake the hub for each of theirs.
+        """
+        if not self.was_registered:
+            return
+        self._given.append(frame)
+        due_in_s = self._sent_at + PIECES_EVERY_S - self._loop.time()
+        if not isinstance(frame, Pieces) or due_in_s <= 0:
             self._has_more.set()
+        elif self._pace is None:
+            self._pace = self._loop.call_later(due_in_s, self._pieces_due)
+
+    def _pieces_due(self) -> None:
+        self._pace = None
+        self._has_more.set()
 
     def stop(self) -> None:
         """End once everything that was given is sent."""
@@ -177,6 +196,8 @@ class _Connection:
             raise
         finally:
             self._owner.lost()
+            if self._pace is not None:
+                self._pace.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -188,6 +209,7 @@ class _Connection:
             message = self._next_message()
             if message is not None:
                 await self._transport.send(message)
+                self._sent_at = self._loop.time()
             elif self._is_stopping and self._link.is_idle:
                 return
             else:

@@ -261,6 +261,33 @@ async def test_what_waits_travels_in_one_message(linked):
     assert len(sent) == 1
 
 
+async def test_pieces_wait_for_their_turn_and_go_with_whatever_is_sent_before_it(linked, monkeypatch):
+    """A result must not wait for the pace of streams, nor pass what was said before; a link that stops leaves none."""
+    monkeypatch.setattr(link_module, "PIECES_EVERY_S", 1000)
+    hub, user, link = linked
+    await registered(hub, user)
+
+    link.send(Pieces(ATTEMPT, 1, "i", ("1",)))
+    link.send(Pieces(ATTEMPT, 2, "i", ("2",)))
+    link.send(Released(SessionId("s")))
+    assert await hub.hear() == Pieces(ATTEMPT, 1, "i", ("1", "2"))
+    assert await hub.hear() == Released(SessionId("s"))
+
+    link.send(Pieces(ATTEMPT, 3, "i", ("3",)))
+    await link.stop()
+    assert await hub.hear() == Pieces(ATTEMPT, 3, "i", ("3",))
+
+
+async def test_pieces_alone_go_when_it_is_their_turn(linked, monkeypatch):
+    monkeypatch.setattr(link_module, "PIECES_EVERY_S", 0.01)
+    hub, user, link = linked
+    await registered(hub, user)
+
+    for index in range(1, 4):
+        link.send(Pieces(ATTEMPT, index, "i", (str(index),)))
+        assert (await hub.hear()).index == index
+
+
 async def test_a_bell_is_rung_once_for_calls_that_wait_and_one_that_fails_stops_no_other():
     """To ring is to wake another thread; a frame that fails must not take those behind it with it."""
     loop = asyncio.get_running_loop()
