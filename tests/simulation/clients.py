@@ -108,7 +108,7 @@ class Client:
         if status == 202:
             return True
         if status == 200:
-            message.told_committed(answer["version"], answer["answer"]["text"])
+            message.told_committed(answer["version"], (answer["answer"] or {}).get("text"))
             return True
         return self._refused(message, answer["error"])
 
@@ -175,7 +175,7 @@ class Client:
             if answer["status"] == "cancelled" and (row is None or row["status"] != "cancelled"):
                 raise Violated("FENCED", "cancelled, and yet", row)
             if answer["status"] == "committed":
-                message.told_committed(answer["version"], answer["answer"]["text"])
+                message.told_committed(answer["version"], (answer["answer"] or {}).get("text"))
 
     async def _contradict(self, message: Message) -> None:
         """SAME-KEY-SAME-REQUEST: another text under a known ID is refused."""
@@ -206,7 +206,7 @@ class Client:
         exchange = self._request("GET", message.path, accept="application/json")
         status, answer = await exchange.head(), await exchange.json()
         if status == 200 and answer["status"] == "committed":
-            message.told_committed(answer["version"], answer["answer"]["text"])
+            message.told_committed(answer["version"], (answer["answer"] or {}).get("text"))
 
     async def _vanish(self, message: Message) -> None:
         """Post the same once more, and have the request cancelled wherever it is."""

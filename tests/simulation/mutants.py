@@ -357,7 +357,7 @@ _MUTANTS: Final = (
         "never end an attempt that runs too long",
         breaks="L1",
         seed=100000,
-        edits=(Edit("hub.runner:SessionRunner._collect", "asyncio.timeout_at(deadline)", "asyncio.timeout_at(None)"),),
+        edits=(Edit("hub.runner:SessionRunner._collect", "call_later(timeout_s,", "call_later(1e9,"),),
     ),
     Mutant(
         "do not stop the attempt of an ended turn",
@@ -384,9 +384,10 @@ _MUTANTS: Final = (
             ),
             Edit(
                 "log.sql:resend_turn",
-                "status = 'queued',",
-                "status = 'queued', version = NULL, state_id = NULL, answer = NULL,",
+                "place = :place, status = :status,",
+                "status = :status, version = NULL, state_id = NULL,",
             ),
+            Edit("log.sql:insert_events", "INSERT INTO", "INSERT OR REPLACE INTO"),
         ),
     ),
     Mutant(
@@ -496,7 +497,7 @@ _MUTANTS: Final = (
         breaks="no fault of ours",
         seed=0,
         harm="damage",
-        edits=(Edit("hub.runner:SessionRunner._collect", "await check_result(signal, attempt.started)", "pass"),),
+        edits=(Edit("hub.runner:SessionRunner._end_of", "await check_result(signal, attempt.started)", "pass"),),
     ),
     # --- links and the rest ---
     Mutant(
@@ -579,9 +580,9 @@ _MUTANTS: Final = (
         breaks="L4",
         seed=100000,
         edits=(
-            Edit("hub.runner:SessionRunner._collect", "self._forget_held(attempt, signal)", "pass"),
+            Edit("hub.runner:SessionRunner._end_of", "self._forget_held(attempt, signal)", "pass"),
             Edit(
-                "hub.runner:SessionRunner._collect",
+                "hub.runner:SessionRunner._end_of",
                 "await self._dispatch(attempt, None)",
                 "await self._dispatch(attempt, attempt.started.session.head.version - 1)",
             ),
@@ -615,19 +616,37 @@ _MUTANTS: Final = (
         "do not raise the epoch at a cancel",
         breaks="FENCED",
         seed=100000,
-        edits=(Edit("store.sqlite:SqliteLog._end", 'self._run(db, "raise_epoch", bindings)', "pass"),),
+        edits=(Edit("store.sqlite:SqliteLog._end", "int(turn.status is TurnStatus.RUNNING)", "0"),),
     ),
     Mutant(
         "do not raise the epoch at a start",
         breaks="FENCED",
         seed=100000,
-        edits=(Edit("log.sql:raise_epoch", "epoch + 1", "max(epoch, 1)"),),
+        edits=(Edit("log.sql:touch_session", "epoch + :raised", "max(epoch, :raised)"),),
+    ),
+    Mutant(
+        "give the epoch of a start that was never written again",
+        breaks="L1",
+        seed=100000,
+        edits=(Edit("hub.runner:SessionRunner._start", "skip=EPOCHS_SKIPPED", "skip=0"),),
+    ),
+    Mutant(
+        "show what was dispatched before its start is durable",
+        breaks="DURABLE-FIRST",
+        seed=100000,
+        edits=(
+            Edit(
+                "hub.coordinator:Coordinator._dispatch_ahead",
+                "runner = self._ahead[key] = SessionRunner(key, self)",
+                "runner = self._runners[key] = SessionRunner(key, self); self._run(runner)",
+            ),
+        ),
     ),
     Mutant(
         "forget events with the commit",
         breaks="L9",
         seed=100000,
-        edits=(Edit("store.sqlite:SqliteLog._commit", "self._insert_events(db, commit)", "pass"),),
+        edits=(Edit("store.sqlite:SqliteLog._commit", "self._insert_events(db, commit, place=turn.place)", "pass"),),
     ),
     Mutant(
         "write the answer of another attempt",
@@ -635,9 +654,9 @@ _MUTANTS: Final = (
         seed=100000,
         edits=(
             Edit(
-                "store.sqlite:SqliteLog._commit",
-                '"answer": commit.answer',
-                "\"answer\": (turn.answer or '') + (commit.answer or '').replace('2', '1')",
+                "store.sqlite:SqliteLog._insert_events",
+                "events_bindings(commit.answer,",
+                "events_bindings(commit.answer.replace('2', '1'),",
             ),
         ),
     ),
