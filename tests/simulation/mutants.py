@@ -629,6 +629,7 @@ _MUTANTS: Final = (
         breaks="L1",
         seed=100000,
         edits=(Edit("hub.runner:SessionRunner._start", "skip=EPOCHS_SKIPPED", "skip=0"),),
+        harm="disk fails",
     ),
     Mutant(
         "show what was dispatched before its start is durable",
