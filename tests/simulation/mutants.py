@@ -22,7 +22,7 @@ _MUTANTS: Final = (
     Mutant(
         "compare the version but not the state ID at the commit",
         breaks="FENCED",
-        seed=100004,
+        seed=100005,
         edits=(
             Edit(
                 "store.fence:check_commit", "session.head != commit.base", "session.head.version != commit.base.version"
@@ -32,7 +32,7 @@ _MUTANTS: Final = (
     Mutant(
         "skip the comparison of the head",
         breaks="FENCED",
-        seed=100000,
+        seed=100001,
         edits=(Edit("store.fence:check_commit", " or session.head != commit.base", ""),),
     ),
     Mutant(
@@ -48,7 +48,7 @@ _MUTANTS: Final = (
     Mutant(
         "start a turn that is not first",
         breaks="ORDER",
-        seed=100005,
+        seed=100008,
         edits=(Edit("store.fence:check_start", " or first != turn.message_id", ""),),
     ),
     Mutant(
@@ -90,7 +90,7 @@ _MUTANTS: Final = (
     Mutant(
         "guess that an unknown commit was made",
         breaks="DURABLE-FIRST",
-        seed=1000,
+        seed=1001,
         harm="disk fails",
         edits=(
             Edit(
@@ -135,7 +135,7 @@ _MUTANTS: Final = (
     Mutant(
         "deliver an old attempt's event",
         breaks="ONE-STREAM",
-        seed=100002,
+        seed=100026,
         edits=(
             Edit(
                 "hub.runner:SessionRunner.receive",
@@ -147,7 +147,7 @@ _MUTANTS: Final = (
     Mutant(
         "take an old attempt's result",
         breaks="L6",
-        seed=100001,
+        seed=100002,
         edits=(Edit("hub.runner:SessionRunner.receive", " or attempt.name != frame.attempt", ""),),
     ),
     Mutant(
@@ -165,7 +165,7 @@ _MUTANTS: Final = (
     Mutant(
         "restart without saying so",
         breaks="ONE-STREAM",
-        seed=100000,
+        seed=100001,
         edits=(
             Edit(
                 "hub.stream:TurnStream.restart",
@@ -177,13 +177,13 @@ _MUTANTS: Final = (
     Mutant(
         "keep a lost attempt's events",
         breaks="ONE-STREAM",
-        seed=100001,
+        seed=100002,
         edits=(Edit("hub.stream:TurnStream.restart", "del self._lines[1:], self._seqs[1:]", "pass"),),
     ),
     Mutant(
         "keep a lost attempt's texts",
         breaks="FINAL-AGREES",
-        seed=100001,
+        seed=100011,
         edits=(Edit("hub.stream:TurnStream.restart", "0, 0, []", "0, 0, self._texts"),),
     ),
     Mutant(
@@ -209,7 +209,7 @@ _MUTANTS: Final = (
     Mutant(
         "send a session to a worker that does not serve its schema",
         breaks="no fault of ours",
-        seed=100016,
+        seed=100057,
         edits=(Edit("hub.fleet:Need.is_served_by", "return self.schema is None or", "return True or"),),
     ),
     Mutant(
@@ -263,13 +263,13 @@ _MUTANTS: Final = (
     Mutant(
         "forget the rollback of a cancelled turn",
         breaks="EQUAL",
-        seed=100003,
+        seed=100022,
         edits=(Edit("worker.runtime:Runtime._cancel", "self._roll_back(attempt)", "pass"),),
     ),
     Mutant(
         "forget the rollback of a pending turn",
         breaks="no fault of ours",
-        seed=100028,
+        seed=100045,
         edits=(Edit("worker.runtime:_settle", "session.rollback()", "pass"),),
     ),
     Mutant(
@@ -281,7 +281,7 @@ _MUTANTS: Final = (
     Mutant(
         "commit a pending turn that was not named",
         breaks="no fault of ours",
-        seed=100028,
+        seed=100045,
         edits=(Edit("worker.runtime:_settle", "resolution is Resolution.COMMIT", "True"),),
     ),
     Mutant(
@@ -318,7 +318,7 @@ _MUTANTS: Final = (
     Mutant(
         "do not wait for the older attempt",
         breaks="no fault of ours",
-        seed=100002,
+        seed=100003,
         edits=(Edit("worker.runtime:Runtime._run", "await attempt.older.has_released.wait()", "pass"),),
     ),
     # --- what must end ---
@@ -337,13 +337,13 @@ _MUTANTS: Final = (
     Mutant(
         "do not hear that a worker is lost",
         breaks="L2",
-        seed=100002,
+        seed=100015,
         edits=(Edit("hub.coordinator:Coordinator.leave", "self._lose(member)", "pass"),),
     ),
     Mutant(
         "keep a lost worker in the fleet",
         breaks="L2",
-        seed=100001,
+        seed=100002,
         edits=(Edit("hub.fleet:Fleet.leave", "del self._members[(member.tenant, member.worker_id)]", "pass"),),
     ),
     Mutant(
@@ -503,7 +503,7 @@ _MUTANTS: Final = (
     Mutant(
         "send a lost connection's frames on the next one",
         breaks="ONE-STREAM",
-        seed=0,
+        seed=20,
         harm="exile",
         edits=(
             Edit(
@@ -526,7 +526,7 @@ _MUTANTS: Final = (
     Mutant(
         "overlook a frame that cannot be read",
         breaks="ONE-STREAM",
-        seed=0,
+        seed=1,
         harm="half a frame",
         edits=(
             Edit(
@@ -551,7 +551,7 @@ _MUTANTS: Final = (
     Mutant(
         "evict a copy that is in use",
         breaks="no fault of ours",
-        seed=100000,
+        seed=100001,
         edits=(Edit("worker.cache:WarmCache._make_room", "if session_id not in self._busy", "if True"),),
     ),
     Mutant(
@@ -591,13 +591,13 @@ _MUTANTS: Final = (
     Mutant(
         "never compact",
         breaks="L8",
-        seed=100002,
+        seed=100007,
         edits=(Edit("hub.coordinator:Coordinator._is_compaction_due", "return is_due and", "return False and"),),
     ),
     Mutant(
         "open another session's copy",
         breaks="L6",
-        seed=100000,
+        seed=100003,
         edits=(
             Edit(
                 "worker.cache:WarmCache.get",
@@ -626,22 +626,17 @@ _MUTANTS: Final = (
     ),
     Mutant(
         "give the epoch of a start that was never written again",
-        breaks="L1",
+        breaks="L6",
         seed=100000,
         edits=(Edit("hub.runner:SessionRunner._start", "skip=EPOCHS_SKIPPED", "skip=0"),),
         harm="disk fails",
     ),
     Mutant(
-        "show what was dispatched before its start is durable",
-        breaks="DURABLE-FIRST",
-        seed=100000,
-        edits=(
-            Edit(
-                "hub.coordinator:Coordinator._dispatch_ahead",
-                "runner = self._ahead[key] = SessionRunner(key, self)",
-                "runner = self._runners[key] = SessionRunner(key, self); self._run(runner)",
-            ),
-        ),
+        "let an attempt run on whose start was not written",
+        breaks="L6",
+        seed=100012,
+        edits=(Edit("hub.coordinator:Coordinator._give_up", "runner.give_up()", "pass"),),
+        harm="disk fails",
     ),
     Mutant(
         "forget events with the commit",

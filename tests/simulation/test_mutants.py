@@ -74,15 +74,15 @@ def test_a_mutant_ends_with_its_block():
     """The next test must meet the product again."""
     edits = (
         Edit("store.fence:check_start", "first != turn.message_id", "False"),
-        Edit("log.sql:raise_epoch", "epoch + 1", "epoch"),
+        Edit("log.sql:touch_session", "epoch + :raised", "epoch"),
     )
-    before = (fence.check_start.__code__, statements("log")["raise_epoch"])
+    before = (fence.check_start.__code__, statements("log")["touch_session"])
 
     with applied(Mutant("of code and statement", breaks="", seed=0, edits=edits)):
-        changed = (fence.check_start.__code__, statements("log")["raise_epoch"])
+        changed = (fence.check_start.__code__, statements("log")["touch_session"])
 
     assert all(text is not other for text, other in zip(changed, before, strict=True))
-    assert (fence.check_start.__code__, statements("log")["raise_epoch"]) == before
+    assert (fence.check_start.__code__, statements("log")["touch_session"]) == before
 
 
 def test_a_mutant_of_a_text_that_is_gone_is_an_error():
