@@ -23,7 +23,11 @@ class SatchelTurn(LocalPeer):
 
     async def open(self) -> None:
         self._rig = Rig(self.folder)
-        self._worker = self._rig.add_worker(str(APP))
+        try:
+            self._worker = self._rig.add_worker(str(APP))
+        except BaseException:
+            self._rig.stop()
+            raise
         self._connection = Connection(self._rig.url)
 
     async def close(self) -> None:
