@@ -25,6 +25,7 @@ from satchel.store.base import (
     Turn,
 )
 from satchel.store.fence import check_attempt, check_start
+from satchel.store.rows import events_bindings
 from satchel.store.sqlite import SqliteLog
 from satchel.store.sqlite_objects import SqliteObjects
 from satchel.testing.conformance.bounds import BoundClauses
@@ -308,7 +309,10 @@ def empties_events_before_it_deletes_them(log: SqliteLog, _objects: SqliteObject
     is_empty, is_seen = asyncio.Event(), asyncio.Event()
 
     async def trim(key: SessionKey, **retained: int) -> None:
-        await log._writer.call(lambda db: db.execute("UPDATE events SET lines = x'' WHERE message_id = 'm1'"))
+        nothing = events_bindings("", StoredEvents(lines=b""))["data"]
+        await log._writer.call(
+            lambda db: db.execute("UPDATE events SET answer_bytes = 0, data = ? WHERE place = 1", (nothing,)).fetchall()
+        )
         is_empty.set()
         await is_seen.wait()
         await real_trim(key, **retained)
