@@ -59,6 +59,7 @@ def _reach(lines: Sequence[Reach]) -> Figure:
     shares = [max(line.share, 0.02) for line in lines]
     axes.barh(places, shares, color=[WITHIN if line.is_reached else BEYOND for line in lines], height=0.62)
     axes.set_yticks(places, [line.name for line in lines])
+    axes.margins(y=0.01)
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("measured, in units of its limit: left of 1 is reached")
