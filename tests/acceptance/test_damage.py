@@ -378,7 +378,7 @@ async def test_a_store_of_a_newer_format_is_refused_by_name_and_left_as_it_is(tm
     await hub.start()
 
     assert await hub.ended() == 1
-    assert f"error: {tmp_path / file} has format 99; this Satchel reads format 1." in hub.output
+    assert f"error: {tmp_path / file} has format 99; this Satchel reads format 2." in hub.output
     assert "Start the Satchel that wrote it, or a newer one." in hub.output
     assert (tmp_path / file).read_bytes() == before
 

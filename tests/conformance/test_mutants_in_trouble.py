@@ -8,6 +8,7 @@ from typing import Any
 import apsw
 import msgspec
 import pytest
+import zstandard
 
 from satchel.errors import CorruptPayload
 from satchel.limits import ID_LENGTH_MAX, OBJECT_PIECE_BYTES_MAX
@@ -25,7 +26,6 @@ from satchel.store.base import (
     Turn,
 )
 from satchel.store.fence import check_attempt, check_start
-from satchel.store.rows import events_bindings
 from satchel.store.sqlite import SqliteLog
 from satchel.store.sqlite_objects import SqliteObjects
 from satchel.testing.conformance.bounds import BoundClauses
@@ -309,9 +309,11 @@ def empties_events_before_it_deletes_them(log: SqliteLog, _objects: SqliteObject
     is_empty, is_seen = asyncio.Event(), asyncio.Event()
 
     async def trim(key: SessionKey, **retained: int) -> None:
-        nothing = events_bindings("", StoredEvents(lines=b""))["data"]
+        nothing = zstandard.compress(b"")
         await log._writer.call(
-            lambda db: db.execute("UPDATE events SET answer_bytes = 0, data = ? WHERE place = 1", (nothing,)).fetchall()
+            lambda db: db.execute(
+                "UPDATE events SET answer_bytes = 0, delta_version = NULL, data = ? WHERE place = 1", (nothing,)
+            ).fetchall()
         )
         is_empty.set()
         await is_seen.wait()

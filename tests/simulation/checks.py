@@ -10,13 +10,21 @@ from typing import Any
 import apsw
 import msgspec
 
+from satchel.errors import CorruptPayload
 from satchel.hub.settings import HubSettings
 from satchel.limits import ATTEMPTS_MAX, COMPACT_WEIGHT
 from satchel.model import SEQ_PER_START
 from satchel.protocol.messages import AttemptName
-from satchel.store.rows import answer_and_lines
+from satchel.store.answers import answer_and_lines
 from tests.simulation.agent import Rows
 from tests.simulation.trace import Trace
+
+_FRAME = (
+    "e.answer_bytes, e.data, v.encoding, v.raw_size, v.checksum, v.data AS delta FROM turn AS t "
+    "LEFT JOIN events AS e USING (tenant, session_id, place) "
+    "LEFT JOIN version AS v ON v.session_id = e.session_id AND v.version = e.delta_version"
+)
+"""A turn's answer and events with what they lean on, and where they are."""
 
 FINAL = {"committed", "failed", "cancelled"}
 
@@ -116,7 +124,7 @@ class Message:
         self.answers.add((version, answer))
         if len(self.answers) > 1:
             raise Violated("ONCE", self.message_id, self.answers)
-        if answer != row["answer"]:
+        if answer != row["answer"] and not (row["answer"] is None and self.session in self.history.rotten):
             raise Violated("FINAL-AGREES", self.message_id, answer, row["answer"])
         self.last_told = ("committed", version)
         self.history.counts["committed"] += 1
@@ -232,12 +240,23 @@ class History:
 
     def row(self, message: Message) -> dict[str, Any] | None:
         rows = self.query(
-            "SELECT t.*, e.answer_bytes, e.data FROM turn AS t LEFT JOIN events AS e USING (tenant, session_id, place) "
-            "WHERE t.session_id = ? AND t.message_id = ?",
+            f"SELECT t.*, {_FRAME} WHERE t.session_id = ? AND t.message_id = ?",
             message.session,
             message.message_id,
         )
-        return _with_answer(rows[0]) if rows else None
+        return self._with_answer(rows[0]) if rows else None
+
+    def _with_answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a turn's row with its answer and lines, as the store reads them; None if there are none."""
+        frame = [row.pop(name) for name in ("answer_bytes", "data", "encoding", "raw_size", "checksum", "delta")]
+        answer, lines = None, None
+        try:
+            if frame[1] is not None:
+                answer, lines = answer_and_lines(*frame)
+        except CorruptPayload as error:
+            if row["session_id"] not in self.rotten:
+                raise Violated("L9", "what was said cannot be read", row) from error
+        return {**row, "answer": answer, "lines": lines}
 
     def sessions_with_work(self) -> set[str]:
         """Return the sessions that have an unfinished turn."""
@@ -441,10 +460,11 @@ class History:
     def _check_events(self) -> None:
         """ONE-STREAM, FINAL-AGREES: what is stored is the one stream of the attempt that was committed."""
         for found in self.query(
-            "SELECT t.session_id, t.message_id, t.version, t.starts, e.answer_bytes, e.data "
-            "FROM turn AS t LEFT JOIN events AS e USING (tenant, session_id, place) WHERE t.status = 'committed'"
+            f"SELECT t.session_id, t.message_id, t.version, t.starts, {_FRAME} WHERE t.status = 'committed'"
         ):
-            row = _with_answer(found)
+            row = self._with_answer(found)
+            if row["lines"] is None and row["session_id"] in self.rotten:
+                continue  # it leant on what was damaged
             if row["lines"] is None:
                 raise Violated("L9", "the events of a committed message are not kept", row)
             first, *events = map(json.loads, row["lines"].splitlines())
@@ -491,10 +511,3 @@ class History:
                     raise Violated("EFFECT-KEY", "two messages share a key", owner, owners[key])
                 if next(iter(made)).count(key) > 1:
                     raise Violated("EFFECT-KEY", "two labels share a key", owner)
-
-
-def _with_answer(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a turn's row with its answer and lines, as the store reads them; None if there are none."""
-    is_kept = row["data"] is not None
-    answer, lines = answer_and_lines(row["answer_bytes"], row["data"]) if is_kept else (None, None)
-    return {**row, "answer": answer, "lines": lines}

@@ -651,8 +651,8 @@ _MUTANTS: Final = (
         edits=(
             Edit(
                 "store.sqlite:SqliteLog._insert_events",
-                "events_bindings(commit.answer,",
-                "events_bindings(commit.answer.replace('2', '1'),",
+                "events_bindings(commit)",
+                "events_bindings(msgspec.structs.replace(commit, answer=commit.answer.replace('2', '1')))",
             ),
         ),
     ),

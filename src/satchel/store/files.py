@@ -20,7 +20,7 @@ from satchel.model import rfc3339
 from satchel.store.statements import schema
 from satchel.store.thread import BUSY_MS
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Rises with every change to the schema. A newer file is refused by name."""
 
 APPLICATION_ID: Final = 0x53744368

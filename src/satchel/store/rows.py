@@ -1,14 +1,11 @@
 """Rows of the log ⇄ the values of the contract."""
 
 import json
-import threading
-from typing import Any, Final
+from typing import Any
 
 import apsw
 import msgspec
-import zstandard
 
-from satchel.errors import CorruptPayload
 from satchel.model import (
     AgentSpec,
     Encoding,
@@ -28,7 +25,8 @@ from satchel.model import (
     Version,
     canonical_json,
 )
-from satchel.store.base import ChainLink, ObjectName, Session, StoredEvents, StoredPayload, Turn, VersionRow
+from satchel.store.answers import answer_and_lines, rested
+from satchel.store.base import ChainLink, Commit, ObjectName, Session, StoredEvents, StoredPayload, Turn, VersionRow
 
 Row = tuple[Any, ...]
 """A row of SQLite: its columns' types are those of the STRICT schema."""
@@ -135,6 +133,7 @@ def turn_row(row: Row) -> Turn:
         version,
         answer_bytes,
         data,
+        *delta,
         error,
         worker_deadline_ms,
         accepted_at_ms,
@@ -152,7 +151,7 @@ def turn_row(row: Row) -> Turn:
         starts_before=starts_before,
         epoch=None if epoch is None else Epoch(epoch),
         version=None if version is None else Version(version),
-        answer=None if data is None else answer_and_lines(answer_bytes, data)[0],
+        answer=None if data is None else answer_and_lines(answer_bytes, data, *delta)[0],
         error=None if error is None else msgspec.json.decode(error, type=ErrorBody),
         worker_deadline_ms=worker_deadline_ms,
         accepted_at_ms=accepted_at_ms,
@@ -198,36 +197,18 @@ def version_row(row: Row) -> VersionRow:
 
 
 def events_row(key: SessionKey, row: Row) -> StoredEvents:
-    answer_bytes, size, object_hash, data = row
-    _, lines = answer_and_lines(answer_bytes, data)
+    size, object_hash, *frame = row
+    _, lines = answer_and_lines(*frame)
     return StoredEvents(lines=lines, object=object_name(key, object_hash, size))
 
 
-def events_bindings(answer: str, events: StoredEvents) -> Bindings:
-    text = answer.encode()
+def events_bindings(commit: Commit) -> Bindings:
+    events = commit.events
+    data, leans_on_delta = rested(commit.answer, events, commit.payload)
     return {
-        "answer_bytes": len(text),
+        "answer_bytes": len(commit.answer.encode()),
         "size": len(events.lines) if events.object is None else events.object.size,
         "object_hash": None if events.object is None else events.object.content_hash,
-        "data": _zstd.compressor.compress(text + events.lines),
+        "data": data,
+        "delta_version": commit.name.version if leans_on_delta else None,
     }
-
-
-def answer_and_lines(answer_bytes: int, data: bytes) -> tuple[str, bytes]:
-    """Return what one row of events holds. Raises ``CorruptPayload``."""
-    try:
-        both = _zstd.decompressor.decompress(data)
-        return both[:answer_bytes].decode(), both[answer_bytes:]
-    except (zstandard.ZstdError, UnicodeDecodeError) as error:
-        raise CorruptPayload("What is stored of a turn's answer and events is damaged.") from error
-
-
-class _Zstd(threading.local):
-    """A compressor and a decompressor for each thread: they cost more to make than to use."""
-
-    def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=1)
-        self.decompressor = zstandard.ZstdDecompressor()
-
-
-_zstd: Final = _Zstd()

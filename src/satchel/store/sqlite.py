@@ -39,6 +39,7 @@ from satchel.model import (
     request_digest,
 )
 from satchel.store.admission import Arrival, Busy, Known, admit
+from satchel.store.answers import standing_alone
 from satchel.store.base import (
     Admission,
     ChainLink,
@@ -78,6 +79,9 @@ from satchel.store.thread import DatabaseThread, MakesDatabases
 
 WRITE: Final = "BEGIN IMMEDIATE"
 READ: Final = "BEGIN"
+
+_FRAMES_AT_A_TIME: Final = 16
+"""Answers that one step of a trim codes anew: about a millisecond of the loop."""
 
 
 class SqliteStore:
@@ -333,7 +337,7 @@ class SqliteLog:
     def _insert_events(self, db: apsw.Connection, commit: Commit, *, place: int) -> None:
         bindings: Bindings = {
             **key_bindings(commit.key),
-            **events_bindings(commit.answer, commit.events),
+            **events_bindings(commit),
             "place": place,
         }
         self._run(db, "insert_events", bindings)
@@ -445,20 +449,27 @@ class SqliteLog:
         return True
 
     async def trim(self, key: SessionKey, *, retain_versions: int, retain_answers: int) -> None:
-        def work(db: apsw.Connection) -> None:
-            self._trim_chains(db, key, retain_versions)
+        def work(db: apsw.Connection) -> bool:
             self._trim_answers(db, key, retain_answers)
+            return self._trim_chains(db, key, retain_versions)
 
-        await self._writer.call(work)
+        while not await self._writer.call(work):
+            pass
 
-    def _trim_chains(self, db: apsw.Connection, key: SessionKey, retain_versions: int) -> None:
+    def _trim_chains(self, db: apsw.Connection, key: SessionKey, retain_versions: int) -> bool:
+        """Delete older chains, once no answer leans on them; return whether that is done."""
         oldest = self._session(db, key).head.version - max(retain_versions, 1)  # head and n-1, whatever the policy
         base = self._one(db, "oldest_kept_base", {**key_bindings(key), "oldest": oldest})[0]
         if base is None:
-            return
-        bindings: Bindings = {**key_bindings(key), "base": base}
+            return True
+        bindings: Bindings = {**key_bindings(key), "base": base, "limit": _FRAMES_AT_A_TIME}
+        if leaning := self._all(db, "leaning_events", bindings):
+            for place, *frame in leaning:
+                self._run(db, "free_events", {**key_bindings(key), "place": place, "data": standing_alone(*frame)})
+            return False
         for name in ("trim_delta_of_base", "trim_versions", "trim_snapshots"):
             self._run(db, name, bindings)
+        return True
 
     def _trim_answers(self, db: apsw.Connection, key: SessionKey, retain_answers: int) -> None:
         self._run(db, "trim_answers", {**key_bindings(key), "kept": max(retain_answers, 1)})

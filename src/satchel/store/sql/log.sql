@@ -157,13 +157,15 @@ WHERE tenant = :tenant AND session_id = :session_id;
 
 -- name: insert_events
 -- A committed turn's answer and events.
-INSERT INTO events (tenant, session_id, place, answer_bytes, size, object_hash, data)
-VALUES (:tenant, :session_id, :place, :answer_bytes, :size, :object_hash, :data);
+INSERT INTO events (tenant, session_id, place, answer_bytes, size, object_hash, delta_version, data)
+VALUES (:tenant, :session_id, :place, :answer_bytes, :size, :object_hash, :delta_version, :data);
 
 -- name: events
 -- A committed turn's events, unless retention took them.
-SELECT e.answer_bytes, e.size, e.object_hash, e.data FROM turn AS t
+SELECT e.size, e.object_hash, e.answer_bytes, e.data, v.encoding, v.raw_size, v.checksum, v.data FROM turn AS t
 JOIN events AS e USING (tenant, session_id, place)
+LEFT JOIN version AS v
+    ON v.tenant = e.tenant AND v.session_id = e.session_id AND v.version = e.delta_version
 WHERE t.tenant = :tenant AND t.session_id = :session_id AND t.message_id = :message_id;
 
 -- name: snapshot_link
@@ -215,6 +217,19 @@ WHERE tenant = :tenant AND session_id = :session_id;
 -- The snapshot that the oldest version to be kept is rebuilt from.
 SELECT max(version) FROM snapshot
 WHERE tenant = :tenant AND session_id = :session_id AND version <= :oldest;
+
+-- name: leaning_events
+-- Events that lean on a delta which an older chain than the base's has, or that led to it.
+SELECT e.place, e.data, v.encoding, v.raw_size, v.checksum, v.data FROM version AS v
+JOIN turn AS t USING (tenant, session_id, message_id)
+JOIN events AS e USING (tenant, session_id, place)
+WHERE v.tenant = :tenant AND v.session_id = :session_id AND v.version <= :base AND e.delta_version = v.version
+LIMIT :limit;
+
+-- name: free_events
+-- Events that lean on nothing any more.
+UPDATE events SET delta_version = NULL, data = :data
+WHERE tenant = :tenant AND session_id = :session_id AND place = :place;
 
 -- name: trim_delta_of_base
 -- The oldest base no longer needs the delta that once led to it.

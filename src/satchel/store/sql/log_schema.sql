@@ -137,8 +137,8 @@ CREATE TABLE version (
 ) STRICT;
 
 -- A committed turn's answer, and its events as JSON lines. By place, so that retention takes the older ones.
--- data is the answer's UTF-8 and behind it, unless they are an object, the lines; zstd compresses both as one,
--- since most of the lines is the answer again.
+-- data is the answer's UTF-8 and behind it, unless they are an object, the lines, as one zstd frame; unless
+-- delta_version is NULL, it leans on that version's delta, whose raw bytes it was given as what came before.
 CREATE TABLE events (
     tenant TEXT NOT NULL,
     session_id TEXT NOT NULL,
@@ -146,6 +146,7 @@ CREATE TABLE events (
     answer_bytes INTEGER NOT NULL,
     size INTEGER NOT NULL,
     object_hash BLOB,
+    delta_version INTEGER,
     data BLOB NOT NULL,
     PRIMARY KEY (tenant, session_id, place),
     FOREIGN KEY (tenant, session_id, place) REFERENCES turn (tenant, session_id, place)
@@ -178,7 +179,10 @@ FROM session AS s;
 CREATE VIEW turn_view AS
 SELECT
     t.tenant, t.session_id, t.message_id, t.place, s.agent, t.text, t.metadata, t.status, t.starts, t.starts_before,
-    t.epoch, t.version, e.answer_bytes, e.data, t.error, t.worker_deadline_ms, t.accepted_at_ms, t.finished_at_ms
+    t.epoch, t.version, e.answer_bytes, e.data, v.encoding, v.raw_size, v.checksum, v.data,
+    t.error, t.worker_deadline_ms, t.accepted_at_ms, t.finished_at_ms
 FROM turn AS t
 JOIN session AS s ON s.tenant = t.tenant AND s.session_id = t.session_id
-LEFT JOIN events AS e ON e.tenant = t.tenant AND e.session_id = t.session_id AND e.place = t.place;
+LEFT JOIN events AS e ON e.tenant = t.tenant AND e.session_id = t.session_id AND e.place = t.place
+LEFT JOIN version AS v
+    ON v.tenant = e.tenant AND v.session_id = e.session_id AND v.version = e.delta_version;

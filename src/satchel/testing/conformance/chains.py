@@ -240,6 +240,24 @@ class ChainClauses:
 
         assert await script.retained() == [1]
 
+    async def test_an_answer_is_whole_without_the_delta_of_its_turn(self, store: Store) -> None:
+        """A backend may keep text once that both hold, as long as both are there."""
+        script = await Script.begin(store)
+        await script.commit_turn("m1")
+        lines = {f"m{number}": b'{"seq": %d, "text": "%s"}\n' % (number, b"said " * 50) for number in range(2, 40)}
+        for message_id, line in lines.items():
+            started = await script.run(message_id)
+            await script.commit(script.commit_of(started, raw=b"held " + line, events=StoredEvents(line)))
+        await script.publish(30)
+
+        await script.trim(retain_versions=2)
+
+        assert await script.retained() == [*range(30, 40)]
+        turns = await script.log.turns(script.key, limit=100, before=None)
+        assert [turn.answer for turn in turns] == [f"answer to m{number}" for number in range(1, 40)]
+        for message_id, line in lines.items():
+            assert await script.log.events(script.key, MessageId(message_id)) == StoredEvents(line)
+
     async def test_trim_takes_answers_and_events_but_no_message(self, store: Store) -> None:
         """The last committed ones keep theirs; a message's outcome is kept as long as its session."""
         script = await Script.begin(store)
