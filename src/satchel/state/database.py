@@ -39,7 +39,7 @@ _LIVELY: Final = (
     apsw.SQLITE_DBCONFIG_ENABLE_FKEY,
 )
 _SAVEPOINT: Final = re.compile(
-    r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*(SAVEPOINT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
+    r"(?:\s|\ufeff|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*(SAVEPOINT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
 )
 
 
@@ -72,6 +72,10 @@ class Database:
         self._is_ending = False
         self.is_lost = False
         """The turn's transaction ended without us: an OR ROLLBACK conflict, a failed write."""
+        self.before_statements: Callable[[], None] = _nothing
+        """Called before a handler's statements are run, which may change any row."""
+        self.may_have_rolled_back = False
+        """Whether a handler's statement of this transaction said ROLLBACK, the only way back to a savepoint."""
         self.before_savepoint: Callable[[], None] = _nothing
         self.after_rollback: Callable[[], None] = _nothing
         self.expire_statements()
@@ -121,7 +125,7 @@ class Database:
 
     def begin(self) -> None:
         assert not self.connection.in_transaction, "a transaction is open"
-        self.is_lost = False
+        self.is_lost = self.may_have_rolled_back = False
         self.run_kept("BEGIN")
 
     def commit(self) -> None:
@@ -150,16 +154,14 @@ class Database:
 
     def run(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """Run one statement of ours and return all its rows."""
-        return self._run(sql, parameters, can_cache=False)
+        return self._run(sql, parameters, False)
 
     def run_kept(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """Run one statement that every turn runs, as ``run``: it is kept prepared."""
-        return self._run(sql, parameters, can_cache=True)
+        return self._run(sql, parameters, True)
 
-    def _run(self, sql: str, parameters: Parameters, *, can_cache: bool) -> list[tuple[Any, ...]]:
-        authorizer = self.authorizer
+    def _run(self, sql: str, parameters: Parameters, can_cache: bool) -> list[tuple[Any, ...]]:  # noqa: FBT001  # every turn, a dozen times
         with self.lock:
-            before, authorizer.fence = authorizer.fence, Fence.DOWN
             try:
                 # A handler that sends the same text must meet the authorizer: hence the flags.
                 return self._cursor.execute(sql, parameters, can_cache=can_cache, prepare_flags=_OURS).fetchall()
@@ -167,8 +169,6 @@ class Database:
                 raise _too_big() from error
             except apsw.FullError as error:
                 raise _too_large() from error
-            finally:
-                authorizer.fence = before
 
     def run_fenced(
         self, sql: str, parameters: Parameters | Sequence[Parameters], *, many: bool = False
@@ -179,8 +179,9 @@ class Database:
         for a lost transaction, ``StateTooLarge`` at the bound of the state.
         """
         self.check_transaction()
+        self.before_statements()
         cursor = self.connection.cursor()
-        last = _Last(self.before_savepoint)
+        last = _Last(self)
         cursor.exec_trace = last
         self.authorizer.fence = Fence.HANDLER
         try:
@@ -246,22 +247,33 @@ class Database:
 
 
 class _Last:
-    """Keeps the rows of the last of several statements, and watches for savepoints."""
+    """Keeps the rows of the last of a handler's statements, and watches for savepoints."""
 
-    def __init__(self, before_savepoint: Callable[[], None]) -> None:
+    def __init__(self, database: Database) -> None:
         self.columns: tuple[str, ...] = ()
         self.rows: list[tuple[Any, ...]] = []
         self.saw_rollback = False
-        self._before_savepoint = before_savepoint
+        self._database = database
 
     def __call__(self, cursor: apsw.Cursor, sql: str, _bindings: object) -> bool:
         self.columns = tuple(column[0] for column in cursor.get_description())
         self.rows = []
+        if "rollback" in sql.lower():
+            self._database.may_have_rolled_back = True
         if found := _SAVEPOINT.match(sql):
             self.saw_rollback = self.saw_rollback or found[1].upper() == "ROLLBACK"
             if not self.saw_rollback:
-                self._before_savepoint()
+                self._work_between()
         return True
+
+    def _work_between(self) -> None:
+        """Let statements of ours run between those of the handler."""
+        authorizer = self._database.authorizer
+        authorizer.fence = Fence.DOWN
+        try:
+            self._database.before_savepoint()
+        finally:
+            authorizer.fence = Fence.HANDLER
 
 
 def trim_connections() -> None:

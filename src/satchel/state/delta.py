@@ -11,6 +11,7 @@ from satchel import limits
 from satchel.errors import ApplyConflict, CorruptPayload
 from satchel.model import Epoch, StateName, Version
 from satchel.state import tables
+from satchel.state.changeset import table_header
 from satchel.state.database import Database, with_deadline
 from satchel.state.schema import Facts, Shape
 
@@ -28,8 +29,8 @@ _CONFLICTS: Final = {
     apsw.SQLITE_CHANGESET_CONSTRAINT: "a constraint is broken",
     apsw.SQLITE_CHANGESET_FOREIGN_KEY: "a foreign key is broken",
 }
-_TURN_HEADER: Final = b"T\x06\x01\x00\x00\x00\x00\x00" + tables.TURN.encode() + b"\0"
-"""How the changes of ``_satchel_turn`` begin: six columns, the first is the key."""
+TURN_HEADER: Final = table_header(tables.TURN, columns=len(tables.TURN_COLUMNS))
+"""How the changes of ``_satchel_turn`` begin."""
 
 
 class TurnMark(msgspec.Struct, frozen=True, array_like=True):
@@ -116,7 +117,7 @@ def check_turn_mark(raw: bytes, *, session_id: str, version: Version, epoch: Epo
     Only the last table's changes are read, whatever the size of the rest. Raises
     ``CorruptPayload`` unless that is ``_satchel_turn`` with one UPDATE to these values.
     """
-    start = raw.rfind(_TURN_HEADER)
+    start = raw.rfind(TURN_HEADER)
     try:
         mark = changes(raw[start:]).mark if start >= 0 else None
     except (apsw.Error, ValueError) as error:

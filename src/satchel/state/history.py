@@ -8,6 +8,7 @@ import msgspec
 from satchel.errors import StateMisused
 from satchel.model import AgentHandoff, FunctionCall, FunctionCallOutput, Message, MessageId
 from satchel.state import tables
+from satchel.state.changeset import inserted, table_header
 from satchel.state.database import Database
 
 HistoryItem = Message | FunctionCall | FunctionCallOutput | AgentHandoff
@@ -26,6 +27,11 @@ _PAGE: Final = 256
 _APPEND: Final = f"INSERT INTO {tables.HISTORY} VALUES (?, ?, ?, ?, ?, ?, ?)"
 _RANGE: Final = f"SELECT type, content FROM {tables.HISTORY} WHERE position > ? AND position <= ? ORDER BY position"
 _LENGTH: Final = f"SELECT max(position) FROM {tables.HISTORY}"
+_COUNT: Final = f"SELECT count(*) FROM {tables.HISTORY} WHERE position >= ?"
+_HEADER: Final = table_header(tables.HISTORY, columns=7)
+
+_Row = tuple[int, str, str, str | None, str, str, str]
+"""As in the table: position, item ID, type, role, message ID, content, time of creation."""
 
 
 class History(Sequence[HistoryItem]):
@@ -40,7 +46,8 @@ class History(Sequence[HistoryItem]):
         self._message_id = message_id
         self._is_open = True
         self._length: int | None = None
-        self._appended: list[tuple[int, HistoryItem]] = []
+        self._rows: list[_Row] = []
+        """Those of this turn, in order."""
 
     def __len__(self) -> int:
         with self._database.lock:
@@ -78,23 +85,34 @@ class History(Sequence[HistoryItem]):
         with self._database.lock:
             position = len(self) + 1
             self._database.check_transaction()
-            self._insert(position, item)
-            self._appended.append((position, item))
+            content = msgspec.json.encode(item).decode()
+            role = item.role if isinstance(item, Message) else None
+            self._insert((position, item.id, _NAMES[type(item)], role, self._message_id, content, item.created_at))
+
+    def _insert(self, row: _Row) -> None:
+        self._database.run_kept(_APPEND, row)
+        self._rows.append(row)
+        self._length = row[0]
+
+    # --- for the recorder --------------------------------------------------------------------
 
     def restore(self) -> None:
         """Write again what a rollback to a savepoint took back: it was said, and the caller has it."""
         self._length = None
         kept = len(self)
-        for position, item in self._appended:
-            if position > kept:
-                self._insert(position, item)
+        rows, self._rows = self._rows, [row for row in self._rows if row[0] <= kept]
+        for row in rows[len(self._rows) :]:
+            self._insert(row)
 
-    def _insert(self, position: int, item: HistoryItem) -> None:
-        content = msgspec.json.encode(item).decode()
-        role = item.role if isinstance(item, Message) else None
-        kind = _NAMES[type(item)]
-        self._database.run_kept(_APPEND, (position, item.id, kind, role, self._message_id, content, item.created_at))
-        self._length = position
+    def changes(self) -> bytes:
+        """Return what the turn has appended, as a changeset; nothing else ever changes these rows."""
+        return _HEADER + b"".join(map(inserted, self._rows)) if self._rows else b""
+
+    def is_whole(self) -> bool:
+        """Whether the table has what ``changes`` says, whatever was rolled back."""
+        if not self._rows or not self._database.may_have_rolled_back:
+            return True
+        return bool(self._database.run_kept(_COUNT, self._rows[0][:1])[0][0] == len(self._rows))
 
     def close(self) -> None:
         """End the turn, as ``State.close``."""

@@ -3,6 +3,10 @@
 A turn is ``begin``, the handler's work on ``state`` and ``history``, ``finish``,
 and then ``commit`` or ``rollback``. It is one transaction, opened and ended here.
 After ``finish`` it stays open: inside it is the pending version, outside the base.
+
+SQLite's session extension records what a handler's statements change. Satchel's own
+rows nothing else may write: their changes are known, and a turn without a statement
+needs no recorder.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +29,9 @@ from satchel.model import (
     next_state_id,
 )
 from satchel.state import tables
+from satchel.state.changeset import Value, updated
 from satchel.state.database import Database, empty_database
-from satchel.state.delta import Changes, Counts, apply_deltas, changes, check_delta, check_mark
+from satchel.state.delta import TURN_HEADER, Changes, Counts, apply_deltas, changes, check_delta
 from satchel.state.digest import digest
 from satchel.state.history import History
 from satchel.state.image import opened_snapshot
@@ -38,7 +43,7 @@ __all__ = ["OpenSession", "Recorded"]
 
 _INSERT_TURN = f"INSERT INTO {tables.TURN} VALUES (1, ?, 0, 0, x'', ?)"
 _UPDATE_TURN = f"UPDATE {tables.TURN} SET version = ?, epoch = ?, base_state_id = ?, schema_number = ? WHERE id = 1"
-_READ_TURN = f"SELECT session_id, version, schema_number FROM {tables.TURN}"
+_READ_TURN = f"SELECT * FROM {tables.TURN}"
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -67,14 +72,26 @@ class _Turn:
         """The schema number that the turn leaves."""
         self.state = State(database)
         self.history = History(database, message_id)
-        self.recorder: apsw.Session | None = apsw.Session(database.connection, "main")
-        self.recorder.attach()
+        self.recorder: apsw.Session | None = None
+        """None: no statement has run that is not Satchel's."""
+        self.has_seen_mark = False
+        """Whether the recorder, if there is one, lived to the end: it was shown the mark."""
         self.state_bytes = 0
         """0 until it is finished."""
+        self.own_changes = b""
+        """What the turn changed of Satchel's own rows, but for the mark, once it is finished."""
         self.sequences: dict[str, int] = {}
+        self.row: tuple[Value, ...] = ()
+        """The mark that the turn leaves, once it is finished."""
         self.reasons: list[str] = []
         self.facts: Facts | None = None
         """Of the schema that the turn leaves, when it changed it."""
+
+    def is_recorded(self, table: str) -> bool:
+        """Whether the recorder, which asks at each change of a table that it does not record, is to record this one."""
+        if table == tables.TURN:
+            self.has_seen_mark = True
+        return not tables.is_ours(table)
 
     def close_to_handler(self) -> None:
         self.state.close()
@@ -106,7 +123,11 @@ class OpenSession:
         self._facts = facts
         self._schema_version = database.schema_version
         self._state_bytes = database.size
+        self._row = _turn_row(database)
         self._turn: _Turn | None = None
+        database.before_statements = self._record
+        database.before_savepoint = self._flush
+        database.after_rollback = self._rolled_back_to_savepoint
         database.set_quiet(quiet=False)
 
     # --- opening -----------------------------------------------------------------------------
@@ -170,6 +191,7 @@ class OpenSession:
             _check_digest(self._database, digest)
             _forget_what_changed(self._database, self._facts, links)
             self._state_bytes = self._database.size
+            self._row = _turn_row(self._database)
         except BaseException:
             self._is_broken = True
             raise
@@ -255,14 +277,24 @@ class OpenSession:
             # A kept statement that was marked is marked again when it is prepared again.
             database.expire_statements()
             database.authorizer.structural.clear()
-        turn.sequences = self._sequences()
         if self._name.version == EMPTY:
             turn.reasons.append("the first version")
         if schema.number > self._number:
             turn.reasons.append(f"migrated to schema number {schema.number}")
+            self._record()
             schema.migrate(database, after=self._number)
-        database.before_savepoint = turn.state.flush
-        database.after_rollback = self._rolled_back_to_savepoint
+
+    def _record(self) -> None:
+        """Record from here to the end of the turn: a statement comes that may change any row."""
+        turn = self._open_turn
+        if turn.recorder is None:
+            turn.sequences = self._sequences()
+            turn.recorder = apsw.Session(self._database.connection, "main")
+            turn.recorder.table_filter(turn.is_recorded)
+            turn.recorder.attach()
+
+    def _flush(self) -> None:
+        self._open_turn.state.flush()
 
     def _rolled_back_to_savepoint(self) -> None:
         turn = self._open_turn
@@ -289,19 +321,29 @@ class OpenSession:
         with database.lock:  # a tool's thread may outlive its handler: nothing of it comes after what is recorded
             database.check_transaction()
             turn.state.flush()
+            turn.own_changes = turn.history.changes() + turn.state.changes()
             turn.close_to_handler()
+        if turn.recorder is not None:
+            self._check_statements(turn)
+        turn.row = (1, self.session_id, turn.version, turn.epoch, self._name.state_id, turn.number)
+        database.run_kept(_UPDATE_TURN, turn.row[2:])
+        if turn.recorder is not None and database.schema_version != self._schema_version:
+            turn.reasons.append("the schema's version changed")
+        if turn.reasons:
+            turn.facts = self._surveyed()
+
+    def _check_statements(self, turn: _Turn) -> None:
+        """See to what a handler's statements may have left, before the mark."""
+        database = self._database
         if database.connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
             raise StateMisused("A deferred foreign key is broken at the end of the turn.")
         turn.reasons += sorted(database.authorizer.structural)
+        if not turn.history.is_whole():
+            turn.reasons.append("the history is not what was appended")
         if self._facts.virtual or turn.reasons:
             # Full-text tables keep writes in memory until a savepoint or the commit.
             database.run("SAVEPOINT satchel")
             database.run("RELEASE satchel")
-        database.run_kept(_UPDATE_TURN, (turn.version, turn.epoch, self._name.state_id, turn.number))
-        if database.schema_version != self._schema_version:
-            turn.reasons.append("the schema's version changed")
-        if turn.reasons:
-            turn.facts = self._surveyed()
 
     def _surveyed(self) -> Facts:
         for finding in lint(self._database.connection):
@@ -328,10 +370,12 @@ class OpenSession:
 
     def _changeset(self, turn: _Turn, facts: Facts) -> tuple[bytes | None, Changes, list[str]]:
         """Return the changeset with what it changes, and why it must not be sent."""
-        assert turn.recorder is not None, "the turn is recorded"
+        own = turn.own_changes + TURN_HEADER + updated(self._row, turn.row)
+        if turn.recorder is None:
+            return own, Changes({}, {}, None), list(turn.reasons)
         try:
             raw = turn.recorder.changeset()
-            return raw, changes(raw, facts.autoincrement), list(turn.reasons)
+            return raw + own, changes(raw, facts.autoincrement), list(turn.reasons)
         except (apsw.Error, ValueError) as error:
             # Both say the same: the recorder could not follow the schema.
             return None, Changes({}, {}, None), [*turn.reasons, f"no changeset: {error}"]
@@ -343,14 +387,17 @@ class OpenSession:
         reasons = [str(finding) for finding in facts.findings]
         if wants_snapshot:
             reasons.append("the hub asked")
-        if self._expected_sequences(turn, seen) != self._sequences():
-            reasons.append("sqlite_sequence is not what the changed rows imply")
         if len(raw) >= state_bytes:
             reasons.append("the delta is not smaller than the snapshot")
-        try:
-            check_mark(seen.mark, session_id=self.session_id, version=turn.version, epoch=turn.epoch, base=self._name)
-        except CorruptPayload as error:
-            reasons.append(f"the recorder did not see the end: {error.message}")
+        return reasons if turn.recorder is None else reasons + self._reasons_of_statements(turn, seen)
+
+    def _reasons_of_statements(self, turn: _Turn, seen: Changes) -> list[str]:
+        """Return what the recorder has missed of a handler's statements."""
+        reasons = []
+        if self._expected_sequences(turn, seen) != self._sequences():
+            reasons.append("sqlite_sequence is not what the changed rows imply")
+        if not turn.has_seen_mark:
+            reasons.append("the recorder did not see the end")
         return reasons
 
     def _sequences(self) -> dict[str, int]:
@@ -385,6 +432,7 @@ class OpenSession:
             self._is_broken = True
             raise
         self._name, self._pending, self._turn = self._pending, None, None
+        self._row = turn.row
         self._number = turn.number
         self._state_bytes = turn.state_bytes
         if turn.facts is not None:
@@ -442,12 +490,17 @@ def _shown_name(table: str, facts: Facts) -> str | None:
 
 
 def _check_turn_row(database: Database, *, session_id: str, version: Version, number: int) -> None:
-    rows = database.run(_READ_TURN)
+    rows = [(row[1], row[2], row[5]) for row in database.run(_READ_TURN)]
     if rows != [(session_id, version, number)]:
         raise CorruptState(
             f"A snapshot says it is {rows}, not session {session_id} at version {version} with schema {number}.",
             version=version,
         )
+
+
+def _turn_row(database: Database) -> tuple[Value, ...]:
+    (row,) = database.run(_READ_TURN)
+    return row
 
 
 def _check_fingerprint(facts: Facts, schema: SchemaName) -> None:

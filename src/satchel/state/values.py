@@ -9,6 +9,7 @@ import msgspec
 from satchel import limits
 from satchel.errors import StateMisused
 from satchel.state import tables
+from satchel.state.changeset import deleted, inserted, table_header, updated
 from satchel.state.database import Database, Parameters
 
 T = TypeVar("T")
@@ -18,6 +19,7 @@ _PUT: Final = f"INSERT INTO {tables.VALUES} VALUES (?, ?) ON CONFLICT (key) DO U
 _DELETE: Final = f"DELETE FROM {tables.VALUES} WHERE key = ?"
 _KEYS: Final = f"SELECT key FROM {tables.VALUES} ORDER BY key"
 _COUNT: Final = f"SELECT count(*) FROM {tables.VALUES}"
+_HEADER: Final = table_header(tables.VALUES, columns=2)
 
 
 class Row(tuple[Any, ...]):  # noqa: SLOT001  # a tuple with a name for its columns has a dict
@@ -104,6 +106,8 @@ class State(MutableMapping[str, Any]):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._held: dict[str, _Held] = {}
+        self._before: dict[str, str | None] = {}
+        """The text at the turn's begin, of each key that was written since; None: there was none."""
         self._is_open = True
         self._rollbacks = 0
 
@@ -169,8 +173,9 @@ class State(MutableMapping[str, Any]):
         with self._database.lock:
             if self._hold(key) is None:
                 raise KeyError(key)
+            self._note_before(key)
             self._database.run_kept(_DELETE, (key,))
-            self._held.pop(key, None)
+            del self._held[key]
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._hold(key) is not None
@@ -198,6 +203,12 @@ class State(MutableMapping[str, Any]):
                 if text != held.text:
                     self._put(key, held.value, text)
 
+    def changes(self) -> bytes:
+        """Return what the turn has changed of the values, once they are flushed, as a changeset."""
+        text = self._text if self._database.may_have_rolled_back else self._held_text
+        changes = [_change(key, before, text(key)) for key, before in self._before.items()]
+        return b"".join((_HEADER, *changes)) if any(changes) else b""
+
     def forget(self) -> None:
         """Read every value anew: a rollback to a savepoint has changed rows."""
         self._rollbacks += 1
@@ -217,17 +228,39 @@ class State(MutableMapping[str, Any]):
     def _hold(self, key: str) -> _Held | None:
         with self._database.lock:
             self._check_open()
-            if key not in self._held:
-                rows = self._database.run_kept(_GET, (_checked_key(key),))
-                if not rows:
+            held = self._held.get(key)
+            if held is None:
+                text = self._text(_checked_key(key))
+                if text is None:
                     return None
-                text = rows[0][0]
-                self._held[key] = _Held(json.loads(text), text)
-            return self._held[key]
+                held = self._held[key] = _Held(json.loads(text), text)
+            return held
 
     def _put(self, key: str, value: Any, text: str) -> None:
-        self._database.run_kept(_PUT, (_checked_key(key), text))
+        self._note_before(key)
+        self._database.run_kept(_PUT, (key, text))
         self._held[key] = _Held(value, text)
+
+    def _note_before(self, key: str) -> None:
+        """Keep the text that a key has before the turn's first write to it."""
+        if key not in self._before:
+            self._before[key] = self._held_text(key) if key in self._held else self._text(key)
+
+    def _text(self, key: str) -> str | None:
+        rows = self._database.run_kept(_GET, (key,))
+        return rows[0][0] if rows else None
+
+    def _held_text(self, key: str) -> str | None:
+        held = self._held.get(key)
+        return None if held is None else held.text
+
+
+def _change(key: str, before: str | None, after: str | None) -> bytes:
+    if before == after:
+        return b""
+    if before is None:
+        return inserted((key, after))
+    return deleted((key, before)) if after is None else updated((key, before), (key, after))
 
 
 def _checked_key(key: str) -> str:
