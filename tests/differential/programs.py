@@ -80,7 +80,7 @@ def program(seed: int) -> Program:
     has_ddl = dice.random() < 0.3
     turns = [
         Turn(
-            [step for _ in range(dice.randint(0, 12)) for step in _steps(dice, names, has_ddl=has_ddl)],
+            _all_steps(dice, names, has_ddl=has_ddl),
             dice.choices(("commit", "undo", "undo finished"), (8, 1, 1))[0],
         )
         for _ in range(dice.randint(2, 6))
@@ -88,8 +88,15 @@ def program(seed: int) -> Program:
     return Program(seed, ";\n".join(definitions), turns)
 
 
-def _steps(dice: random.Random, names: list[str], *, has_ddl: bool) -> Iterator[tuple[str, Any]]:
-    kind = dice.random()
+def _all_steps(dice: random.Random, names: list[str], *, has_ddl: bool) -> list[tuple[str, Any]]:
+    """Return the steps of a turn; one turn in five has none of SQL, and so no recorder."""
+    has_sql = dice.random() < 0.8
+    times = dice.randint(0, 12)
+    return [step for _ in range(times) for step in _steps(dice, names, has_sql=has_sql, has_ddl=has_ddl)]
+
+
+def _steps(dice: random.Random, names: list[str], *, has_sql: bool, has_ddl: bool) -> Iterator[tuple[str, Any]]:
+    kind = dice.random() if has_sql else dice.uniform(0.78, 0.95)
     if kind < 0.7:
         yield "sql", _change(dice, dice.choice(names))
     elif kind < 0.78:

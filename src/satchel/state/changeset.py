@@ -19,7 +19,8 @@ _INTEGER: Final = b"\x01"
 _TEXT: Final = b"\x03"
 _BLOB: Final = b"\x04"
 _NULL: Final = b"\x05"
-_SHORT_TEXTS: Final = tuple(_TEXT + bytes((length,)) for length in range(0x80))
+_SHORT: Final = 0x80
+_SHORT_TEXTS: Final = tuple(_TEXT + bytes((length,)) for length in range(_SHORT))
 """How a text of each short length begins: most values are one, and a turn has dozens."""
 
 
@@ -53,7 +54,7 @@ def encoded(value: Value) -> bytes:
     if isinstance(value, str):
         text = value.encode()
         size = len(text)
-        return (_SHORT_TEXTS[size] if size < 0x80 else _TEXT + _length(size)) + text
+        return (_SHORT_TEXTS[size] if size < _SHORT else _TEXT + _length(size)) + text
     if isinstance(value, int):
         return _INTEGER + value.to_bytes(8, "big", signed=True)
     return _NULL if value is None else _BLOB + _length(len(value)) + value

@@ -8,7 +8,7 @@ import msgspec
 from satchel.errors import StateMisused
 from satchel.model import AgentHandoff, FunctionCall, FunctionCallOutput, Message, MessageId
 from satchel.state import tables
-from satchel.state.changeset import inserted, table_header
+from satchel.state.changeset import encoded, inserted, table_header
 from satchel.state.database import Database
 
 HistoryItem = Message | FunctionCall | FunctionCallOutput | AgentHandoff
@@ -29,6 +29,8 @@ _RANGE: Final = f"SELECT type, content FROM {tables.HISTORY} WHERE position > ? 
 _LENGTH: Final = f"SELECT max(position) FROM {tables.HISTORY}"
 _COUNT: Final = f"SELECT count(*) FROM {tables.HISTORY} WHERE position >= ?"
 _HEADER: Final = table_header(tables.HISTORY, columns=7)
+_INSERTED: Final = inserted(())
+_ENCODED_TYPES: Final = {name: encoded(name) for name in _TYPES}
 
 _Row = tuple[int, str, str, str | None, str, str, str]
 """As in the table: position, item ID, type, role, message ID, content, time of creation."""
@@ -78,7 +80,8 @@ class History(Sequence[HistoryItem]):
 
     def last(self, count: int) -> Sequence[HistoryItem]:
         """Return the newest *count* items, oldest first; fewer if there are fewer."""
-        return [_parsed(row) for row in self._read(max(len(self) - max(count, 0), 0), len(self))]
+        rows = self._read(max(len(self) - max(count, 0), 0), len(self))
+        return [_DECODERS[kind].decode(content) for kind, content in rows]
 
     def append(self, item: HistoryItem) -> None:
         """Record one item of this turn at the end. Raises ``StateTooLarge``."""
@@ -106,7 +109,14 @@ class History(Sequence[HistoryItem]):
 
     def changes(self) -> bytes:
         """Return what the turn has appended, as a changeset; nothing else ever changes these rows."""
-        return _HEADER + b"".join(map(inserted, self._rows)) if self._rows else b""
+        if not self._rows:
+            return b""
+        message = encoded(self._message_id)
+        parts = [_HEADER]
+        for position, item_id, kind, role, _, content, created_at in self._rows:
+            parts += (_INSERTED, encoded(position), encoded(item_id), _ENCODED_TYPES[kind], encoded(role), message)
+            parts += (encoded(content), encoded(created_at))
+        return b"".join(parts)
 
     def is_whole(self) -> bool:
         """Whether the table has what ``changes`` says, whatever was rolled back."""

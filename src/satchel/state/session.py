@@ -469,10 +469,10 @@ class OpenSession:
 
 def _changed_rows(seen: Changes, facts: Facts) -> Counts:
     shown: Counts = {}
-    for table, (inserted, updated, deleted) in seen.counts.items():
+    for table, (inserted, changed, deleted) in seen.counts.items():
         name = _shown_name(table, facts)
         if name is not None:
-            shown[name] = (inserted, updated, deleted)
+            shown[name] = (inserted, changed, deleted)
     return shown
 
 

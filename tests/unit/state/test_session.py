@@ -1,13 +1,17 @@
 """The recorder's life: begin, finish, commit or roll back; and what a copy refuses."""
 
+import contextlib
+
 import apsw
 import pytest
 
 from satchel import limits
 from satchel.errors import ApplyConflict, CorruptPayload, CorruptState, SchemaRefused, StateMisused, StateTooLarge
 from satchel.model import (
+    Content,
     Epoch,
     Link,
+    Message,
     MessageId,
     PayloadKind,
     SchemaName,
@@ -537,6 +541,118 @@ def test_a_recorder_that_died_is_noticed_by_the_missing_mark():
         assert recorded.kind is PayloadKind.SNAPSHOT
         assert "did not see the end" in recorded.reasons[0]
         recording.session.rollback()
+
+
+def test_a_turn_without_a_statement_needs_no_recorder_and_arrives_all_the_same():
+    """What Satchel itself writes, it knows: an item that was said, a value set, changed and gone, the mark."""
+    with Recording(SCHEMA) as recording:
+        recording.turn(lambda session: session.state.update(stays=1, changes=["a"], goes=3))
+        session = recording.begin()
+        session.state["comes"] = {"b": None}
+        session.state["changes"].append("b")
+        del session.state["goes"]
+        session.history.append(Message(id="i", content=(Content("c"),), created_at="t"))
+        recorded = recording.finish()
+        recording.commit(recorded)
+
+        assert (recorded.kind, recorded.changed_rows) == (PayloadKind.DELTA, {})
+        assert [(change.name, change.op) for change in apsw.Changeset.iter(recorded.raw)] == [
+            (tables.HISTORY, "INSERT"),
+            (tables.VALUES, "INSERT"),
+            (tables.VALUES, "DELETE"),
+            (tables.VALUES, "UPDATE"),
+            (tables.TURN, "UPDATE"),
+        ]
+        assert dump(recording.copy()) == dump(session)
+
+
+def test_what_is_as_it_was_is_not_in_the_delta():
+    """A value set to what it is, or set and taken back, changes nothing: as SQLite's recorder has it."""
+    with Recording(SCHEMA) as recording:
+        recording.turn(lambda session: session.state.update(a=1, b=[2], c=3))
+        session = recording.begin()
+        session.state.update(a=1, new=5)
+        session.state["b"].append(0)
+        session.state["b"].pop()
+        del session.state["new"], session.state["c"]
+        session.state["c"] = 3
+
+        recorded = recording.finish()
+
+        assert [change.name for change in apsw.Changeset.iter(recorded.raw)] == [tables.TURN]
+        recording.session.rollback()
+
+
+@pytest.mark.parametrize("prefix", ["", ";", " /* no */ ", "-- no\n", "\ufeff", ";\ufeff\n"])
+@pytest.mark.parametrize("has_read", [True, False])
+def test_what_a_savepoint_took_back_is_not_in_the_delta(prefix: str, has_read: bool):  # noqa: FBT001  # a parameter
+    """However the handler writes it: the values of before it travel, the items that were said do, too."""
+    with Recording(SCHEMA) as recording:
+        recording.turn(lambda session: session.state.update(a=1, b=[1], c=1))
+        session = recording.begin()
+        session.state["a"] = 2
+        session.state["b"].append(2)
+        session.history.append(Message(id="i", content=(Content("said"),), created_at="t"))
+        session.state.execute("SAVEPOINT s")
+        session.state["a"] = 3
+        session.state["b"].append(3)
+        session.state["new"] = 4
+        del session.state["c"]
+        session.history.append(Message(id="j", content=(Content("said, too"),), created_at="t"))
+        session.state.execute(f"{prefix}ROLLBACK TO s")
+        if has_read:
+            assert dict(session.state) == {"a": 2, "b": [1, 2], "c": 1}
+        session.history.append(Message(id="k", content=(Content("at last"),), created_at="t"))
+        recorded = recording.finish()
+        recording.commit(recorded)
+        copy = recording.copy()
+
+        assert recorded.kind is PayloadKind.DELTA, recorded.reasons
+        assert dump(copy) == dump(session)
+        with contextlib.closing(copy):
+            copy.begin(version=Version(3), epoch=Epoch(9), message_id=MessageId("m"), schema=recording.schema)
+            assert dict(copy.state) == {"a": 2, "b": [1, 2], "c": 1}
+            assert [item.id for item in copy.history] == ["i", "j", "k"]
+
+
+def test_a_history_that_is_not_what_was_appended_travels_whole():
+    """Its rows are written without a recorder: should they ever be taken back unseen, the snapshot is right."""
+    with Recording(SCHEMA) as recording:
+        recording.turn(INSERT)
+        session = recording.begin()
+        session.state.execute("SAVEPOINT s")
+        session.history.append(Message(id="i", content=(Content("said"),), created_at="t"))
+        session._database.after_rollback = lambda: None
+        session.state.execute("ROLLBACK TO s")
+
+        recorded = recording.finish()
+
+        assert recorded.kind is PayloadKind.SNAPSHOT
+        assert recorded.reasons == ("the history is not what was appended",)
+        recording.session.rollback()
+
+
+def test_the_mark_names_what_the_turn_before_it_left():
+    """Also where that was another worker's, or was undone: the old values are what a copy compares."""
+    with Recording(SCHEMA) as recording:
+        recording.turn(lambda session: session.state.update(a=1))
+        first = recording.copy()
+        recording.turn(lambda session: session.state.update(a=2))
+        recording.begin()
+        recording.finish()
+        recording.session.rollback()
+        first.catch_up(recording.links()[1:], base=recording.session.name, schema=recording.session.schema, digest=None)
+        recording.session, held = first, recording.session
+        held.close()
+        second = recording.copy()
+
+        recorded = recording.turn(lambda session: session.state.update(a=3))
+
+        assert recorded.kind is PayloadKind.DELTA
+        second.catch_up(  # alone: what is combined with others is not compared one by one
+            recording.links()[2:], base=recording.session.name, schema=recording.session.schema, digest=None
+        )
+        assert dump(second) == dump(recording.session)
 
 
 def test_begin_needs_the_next_version():

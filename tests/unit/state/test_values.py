@@ -216,6 +216,22 @@ def test_a_rollback_to_a_savepoint_takes_the_mapping_back():
         assert state.rollbacks == 1
 
 
+def test_what_is_written_before_a_savepoint_is_ours_to_write():
+    """In a copy that is new, that statement is prepared between two of the handler's, who may not write there."""
+    with Recording() as recording:
+        recording.turn(lambda session: session.state.update(cart=["tea"]))
+        recording.session.close()
+        recording.session = recording.copy()
+        state = recording.begin().state
+        state["cart"].append("milk")
+
+        state.execute("SAVEPOINT s; ROLLBACK TO s")
+
+        assert state["cart"] == ["tea", "milk"]
+        with pytest.raises(StateMisused, match="belongs to Satchel"):
+            state.execute("SAVEPOINT s; UPDATE _satchel_values SET value = 'null'")
+
+
 def test_rows_answer_by_position_and_by_name():
     """A row is a tuple, and readable."""
     with Recording(SCHEMA) as recording:
