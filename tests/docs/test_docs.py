@@ -322,7 +322,7 @@ def test_every_public_name_has_an_entry():
     assert [name for name in satchel.__all__ if not any(re.search(rf"\b{name}\b", each) for each in documented)] == []
 
 
-RUNTIMES = {"append", "close", "flush", "forget", "restore"}
+RUNTIMES = {"append", "changes", "close", "flush", "forget", "is_whole", "restore"}
 """What only the runtime calls on the state and history of a turn."""
 
 
