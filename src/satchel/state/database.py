@@ -38,9 +38,7 @@ _LIVELY: Final = (
     apsw.SQLITE_DBCONFIG_ENABLE_VIEW,
     apsw.SQLITE_DBCONFIG_ENABLE_FKEY,
 )
-_SAVEPOINT: Final = re.compile(
-    r"(?:\s|\ufeff|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*(SAVEPOINT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
-)
+_SAVEPOINT: Final = re.compile(r"(?:\s|\ufeff|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*(savepoint|rollback)\b", re.DOTALL)
 
 
 PAGE_BYTES: Final = 4096
@@ -258,10 +256,11 @@ class _Last:
     def __call__(self, cursor: apsw.Cursor, sql: str, _bindings: object) -> bool:
         self.columns = tuple(column[0] for column in cursor.get_description())
         self.rows = []
-        if "rollback" in sql.lower():
+        text = sql.lower()
+        if "rollback" in text:
             self._database.may_have_rolled_back = True
-        if found := _SAVEPOINT.match(sql):
-            self.saw_rollback = self.saw_rollback or found[1].upper() == "ROLLBACK"
+        if ("rollback" in text or "savepoint" in text) and (found := _SAVEPOINT.match(text)):
+            self.saw_rollback = self.saw_rollback or found[1] == "rollback"
             if not self.saw_rollback:
                 self._work_between()
         return True

@@ -1,5 +1,6 @@
 """The conversation as rows: one item a row, in order of insertion, parsed when it is read."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
@@ -30,7 +31,8 @@ _LENGTH: Final = f"SELECT max(position) FROM {tables.HISTORY}"
 _COUNT: Final = f"SELECT count(*) FROM {tables.HISTORY} WHERE position >= ?"
 _HEADER: Final = table_header(tables.HISTORY, columns=7)
 _INSERTED: Final = inserted(())
-_ENCODED_TYPES: Final = {name: encoded(name) for name in _TYPES}
+_often_encoded: Final = functools.lru_cache(maxsize=64)(encoded)
+"""For types and message IDs, of which many rows have the same."""
 
 _Row = tuple[int, str, str, str | None, str, str, str]
 """As in the table: position, item ID, type, role, message ID, content, time of creation."""
@@ -43,21 +45,19 @@ class History(Sequence[HistoryItem]):
     the conversation, and an item is parsed when it is reached.
     """
 
-    def __init__(self, database: Database, message_id: MessageId) -> None:
+    def __init__(self, database: Database, message_id: MessageId, length: int | None = None) -> None:
         self._database = database
         self._message_id = message_id
         self._is_open = True
-        self._length: int | None = None
+        self.known_length = length
+        """How many items there are, also when the turn is over; None: nobody asked."""
         self._rows: list[_Row] = []
         """Those of this turn, in order."""
 
     def __len__(self) -> int:
         with self._database.lock:
             self._check_open()
-            if self._length is None:
-                # Rows are only ever appended, from 1 on.
-                self._length = self._database.run_kept(_LENGTH)[0][0] or 0
-            return self._length
+            return self._counted()
 
     @overload
     def __getitem__(self, index: int) -> HistoryItem: ...
@@ -80,14 +80,16 @@ class History(Sequence[HistoryItem]):
 
     def last(self, count: int) -> Sequence[HistoryItem]:
         """Return the newest *count* items, oldest first; fewer if there are fewer."""
-        rows = self._read(max(len(self) - max(count, 0), 0), len(self))
+        length = len(self)
+        rows = self._read(max(length - max(count, 0), 0), length)
         return [_DECODERS[kind].decode(content) for kind, content in rows]
 
     def append(self, item: HistoryItem) -> None:
         """Record one item of this turn at the end. Raises ``StateTooLarge``."""
         with self._database.lock:
-            position = len(self) + 1
+            self._check_open()
             self._database.check_transaction()
+            position = self._counted() + 1
             content = msgspec.json.encode(item).decode()
             role = item.role if isinstance(item, Message) else None
             self._insert((position, item.id, _NAMES[type(item)], role, self._message_id, content, item.created_at))
@@ -95,13 +97,13 @@ class History(Sequence[HistoryItem]):
     def _insert(self, row: _Row) -> None:
         self._database.run_kept(_APPEND, row)
         self._rows.append(row)
-        self._length = row[0]
+        self.known_length = row[0]
 
     # --- for the recorder --------------------------------------------------------------------
 
     def restore(self) -> None:
         """Write again what a rollback to a savepoint took back: it was said, and the caller has it."""
-        self._length = None
+        self.known_length = None
         kept = len(self)
         rows, self._rows = self._rows, [row for row in self._rows if row[0] <= kept]
         for row in rows[len(self._rows) :]:
@@ -111,10 +113,10 @@ class History(Sequence[HistoryItem]):
         """Return what the turn has appended, as a changeset; nothing else ever changes these rows."""
         if not self._rows:
             return b""
-        message = encoded(self._message_id)
         parts = [_HEADER]
-        for position, item_id, kind, role, _, content, created_at in self._rows:
-            parts += (_INSERTED, encoded(position), encoded(item_id), _ENCODED_TYPES[kind], encoded(role), message)
+        for position, item_id, kind, role, message_id, content, created_at in self._rows:
+            parts += (_INSERTED, encoded(position), encoded(item_id))
+            parts += (_often_encoded(kind), encoded(role), _often_encoded(message_id))
             parts += (encoded(content), encoded(created_at))
         return b"".join(parts)
 
@@ -147,6 +149,12 @@ class History(Sequence[HistoryItem]):
         with self._database.lock:
             self._check_open()
             return self._database.run_kept(_RANGE, (after, upto))
+
+    def _counted(self) -> int:
+        if self.known_length is None:
+            # Rows are only ever appended, from 1 on.
+            self.known_length = self._database.run_kept(_LENGTH)[0][0] or 0
+        return self.known_length
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -63,19 +63,19 @@ class Recorded(msgspec.Struct, frozen=True):
 class _Turn:
     """What is open between ``begin`` and ``commit`` or ``rollback``."""
 
-    def __init__(
-        self, database: Database, *, version: Version, epoch: Epoch, message_id: MessageId, number: int
-    ) -> None:
+    def __init__(self, database: Database, *, version: Version, epoch: Epoch, number: int, history: History) -> None:
         self.version = version
         self.epoch = epoch
         self.number = number
         """The schema number that the turn leaves."""
         self.state = State(database)
-        self.history = History(database, message_id)
+        self.history = history
         self.recorder: apsw.Session | None = None
         """None: no statement has run that is not Satchel's."""
         self.has_seen_mark = False
         """Whether the recorder, if there is one, lived to the end: it was shown the mark."""
+        self.is_closed = False
+        """Whether a handler may use it no more."""
         self.state_bytes = 0
         """0 until it is finished."""
         self.own_changes = b""
@@ -94,8 +94,10 @@ class _Turn:
         return not tables.is_ours(table)
 
     def close_to_handler(self) -> None:
-        self.state.close()
-        self.history.close()
+        if not self.is_closed:
+            self.is_closed = True
+            self.state.close()
+            self.history.close()
 
     def close(self) -> None:
         self.close_to_handler()
@@ -124,6 +126,8 @@ class OpenSession:
         self._schema_version = database.schema_version
         self._state_bytes = database.size
         self._row = _turn_row(database)
+        self._history_length: int | None = None
+        """Items as committed; None: not counted yet."""
         self._turn: _Turn | None = None
         database.before_statements = self._record
         database.before_savepoint = self._flush
@@ -192,6 +196,7 @@ class OpenSession:
             _forget_what_changed(self._database, self._facts, links)
             self._state_bytes = self._database.size
             self._row = _turn_row(self._database)
+            self._history_length = None
         except BaseException:
             self._is_broken = True
             raise
@@ -263,7 +268,8 @@ class OpenSession:
                 hint="Run the newer build of the agent.",
             )
         self._database.begin()
-        turn = _Turn(self._database, version=version, epoch=epoch, message_id=message_id, number=schema.number)
+        history = History(self._database, message_id, length=self._history_length)
+        turn = _Turn(self._database, version=version, epoch=epoch, number=schema.number, history=history)
         self._turn = turn
         try:
             self._prepare(turn, schema)
@@ -433,6 +439,7 @@ class OpenSession:
             raise
         self._name, self._pending, self._turn = self._pending, None, None
         self._row = turn.row
+        self._history_length = None if turn.reasons else turn.history.known_length
         self._number = turn.number
         self._state_bytes = turn.state_bytes
         if turn.facts is not None:
