@@ -92,6 +92,10 @@ _REFUSED_FUNCTIONS: Final = frozenset({"load_extension", "fts3_tokenizer"})
 _TRANSACTION_ADVICE: Final = "The turn is one transaction, which the runtime opens and ends; use SAVEPOINT."
 
 
+_DOWN: Final = Fence.DOWN
+"""By a name of this module: Python 3.11 takes longer to look up an enum's member than ``check`` takes for the rest."""
+
+
 class Authorizer:
     """SQLite's authorizer of one connection: ``check`` is called as statements are prepared.
 
@@ -112,7 +116,7 @@ class Authorizer:
         _database: str | None,
         _trigger: str | None,
     ) -> int:
-        if self.fence is Fence.DOWN or action in _READS:
+        if self.fence is _DOWN or action in _READS:
             return apsw.SQLITE_OK
         refusal = self._refusal(action, one or "", two)
         if refusal:

@@ -91,7 +91,7 @@ class _Turn:
         """Whether the recorder, which asks at each change of a table that it does not record, is to record this one."""
         if table == tables.TURN:
             self.has_seen_mark = True
-        return not tables.is_ours(table)
+        return table not in tables.STATEMENTS
 
     def close_to_handler(self) -> None:
         if not self.is_closed:
