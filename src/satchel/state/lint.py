@@ -50,6 +50,7 @@ def lint(connection: apsw.Connection) -> list[Finding]:
             found += _virtual_findings(connection, name)
         else:
             found += _key_findings(connection, name, without_rowid=bool(without_rowid), strict=bool(strict))
+            found += _reference_findings(connection, name)
     return found + _collation_findings(connection) + _name_findings(connection)
 
 
@@ -97,6 +98,15 @@ def _key_findings(connection: apsw.Connection, name: str, *, without_rowid: bool
             for column, collation in collations
             if collation.upper() != "BINARY"
         ),
+    ]
+
+
+def _reference_findings(connection: apsw.Connection, name: str) -> list[Finding]:
+    """An action of a foreign key is carried out by Satchel's own statements, which nobody records."""
+    return [
+        Finding(name, f"its foreign key names {table}, which is Satchel's", "Leave out REFERENCES.")
+        for (table,) in _rows(connection, "SELECT DISTINCT \"table\" FROM pragma_foreign_key_list(?, 'main')", name)
+        if tables.is_ours(table)
     ]
 
 

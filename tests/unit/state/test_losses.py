@@ -45,6 +45,10 @@ REFUSED = {
         "CREATE TABLE t (a INTEGER PRIMARY KEY); ALTER TABLE t RENAME TO _satchel_t",
         "belong to Satchel",
     ),
+    "a reference to our table": (
+        "CREATE TABLE t (a INTEGER PRIMARY KEY, k TEXT REFERENCES _Satchel_values (key) ON DELETE CASCADE)",
+        "Leave out REFERENCES",
+    ),
     "index on our table": ("CREATE INDEX i ON _satchel_history (type)", "belong to Satchel"),
     "trigger on our table": (
         "CREATE TRIGGER g AFTER INSERT ON _satchel_values BEGIN SELECT 1; END",
