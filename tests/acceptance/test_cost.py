@@ -197,7 +197,7 @@ async def test_what_a_warm_turn_costs(bench: Bench):
 
 
 async def test_what_a_cold_start_costs(bench: Bench):
-    """The same, and once the snapshot with the deltas behind it; the message waits for its seat, which is a write."""
+    """The same, and once the snapshot with the deltas behind it."""
     bench.hub.coordinator().release(SessionKey(DEFAULT_TENANT, SessionId("ada")))
 
     assert await bench.turn() == "cold"
@@ -206,7 +206,7 @@ async def test_what_a_cold_start_costs(bench: Bench):
     assert bench.cost.up == {"Event": 1, "Result": 1}
     assert bench.cost.down_bytes <= 1_900
     assert bench.cost.up_bytes <= 640
-    assert (bench.cost.statements, bench.cost.syncs) == (22, 3)
+    assert (bench.cost.statements, bench.cost.syncs) == (14, 2)
 
 
 async def test_what_a_catch_up_costs(bench: Bench):
@@ -225,4 +225,4 @@ async def test_what_a_catch_up_costs(bench: Bench):
     assert bench.cost.up == {"Event": 1, "Result": 1}
     assert bench.cost.down_bytes <= 1_070
     assert bench.cost.up_bytes <= 650
-    assert (bench.cost.statements, bench.cost.syncs) == (22, 3)
+    assert (bench.cost.statements, bench.cost.syncs) == (14, 2)

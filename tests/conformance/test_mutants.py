@@ -108,11 +108,11 @@ def commits_turns_that_do_not_run(_log: SqliteLog, _objects: SqliteObjects, patc
 def keeps_what_a_refused_call_wrote(log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
     real = log._admit
 
-    def admit(db: apsw.Connection, new: Any, queue_length_max: int, *, start: bool) -> Any:
+    def admit(db: apsw.Connection, new: Any, queue_length_max: int, **options: Any) -> Any:
         if log._find_session(db, new.key) is None:
             state: dict[str, Any] = {"state_id": bytes(16), "at_ms": 0, "agent": new.agent, "message_id": "m1"}
             log._run(db, "insert_session", {**sqlite.key_bindings(new.key), **state})
-        return real(db, new, queue_length_max, start=start)
+        return real(db, new, queue_length_max, **options)
 
     def work_group(connection: apsw.Connection, group: list[Any]) -> None:
         for call in group:
@@ -171,13 +171,25 @@ def starts_in_a_second_step(log: SqliteLog, _objects: SqliteObjects, _patch: Pat
     log._admit = lambda *admitted, **_start: real(*admitted, start=False)
 
 
+@fails("test_a_start_can_leave_epochs_out")
+def gives_the_next_epoch_at_an_admission(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log._admit
+    log._admit = lambda *admitted, **options: real(*admitted, start=options["start"])
+
+
+@fails("test_a_start_can_leave_epochs_out")
+def gives_the_next_epoch_at_a_start(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
+    real = log.start
+    log.start = lambda *turn, **_skip: real(*turn)
+
+
 @fails("test_a_repeat_starts_nothing")
 def starts_a_repeat(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
     real = log._admit
 
-    def admit(db: apsw.Connection, new: Any, queue_length_max: int, *, start: bool) -> Any:
-        admission = real(db, new, queue_length_max, start=start)
-        if not start or admission.turn.status is not sqlite.TurnStatus.QUEUED:
+    def admit(db: apsw.Connection, new: Any, queue_length_max: int, **options: Any) -> Any:
+        admission = real(db, new, queue_length_max, **options)
+        if not options["start"] or admission.turn.status is not sqlite.TurnStatus.QUEUED:
             return admission
         bindings = {**sqlite.key_bindings(new.key), "message_id": new.message_id, "raised": 1, "at_ms": 0}
         log._run(db, "start_turn", bindings | {"epoch": log._one(db, "touch_session", bindings)[0]})
@@ -334,8 +346,8 @@ def registers_once(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> No
 def takes_a_repeat_for_a_sign_of_life(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
     real = log._admit
 
-    def admit(db: apsw.Connection, new: Any, queue_length_max: int, *, start: bool) -> Any:
-        admission = real(db, new, queue_length_max, start=start)
+    def admit(db: apsw.Connection, new: Any, queue_length_max: int, **options: Any) -> Any:
+        admission = real(db, new, queue_length_max, **options)
         log._run(db, "touch_session", {**sqlite.key_bindings(new.key), "raised": 0, "at_ms": new.accepted_at_ms})
         return msgspec.structs.replace(admission, session=log._session(db, new.key))
 

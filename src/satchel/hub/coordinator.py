@@ -20,18 +20,20 @@ from satchel.errors import (
     RequestError,
     SatchelError,
     SchemaRefused,
+    SessionNotFound,
     StateError,
     StoreUnavailable,
 )
 from satchel.hub import compaction
 from satchel.hub.export import snapshot_file
-from satchel.hub.fleet import Fleet, Member
-from satchel.hub.runner import STORE_RETRY_S, Begun, SessionRunner
+from satchel.hub.fleet import Fleet, Member, Need
+from satchel.hub.runner import EPOCHS_SKIPPED, STORE_RETRY_S, Begun, SessionRunner
 from satchel.hub.settings import HubSettings
+from satchel.hub.shipping import Way, need_of, way_to_head
 from satchel.hub.stream import TurnStream
 from satchel.hub.telemetry import Telemetry
 from satchel.limits import OBJECT_GRACE_S
-from satchel.model import AgentSpec, MessageId, SessionKey, Tenant, Version
+from satchel.model import EMPTY, AgentSpec, MessageId, SessionKey, StateName, Tenant, Version, first_state_id
 from satchel.protocol.messages import (
     PROTOCOL_VERSION,
     AttemptName,
@@ -81,7 +83,7 @@ class Coordinator:
         self._runners: dict[SessionKey, SessionRunner] = {}
         self._ahead: dict[SessionKey, SessionRunner] = {}
         """Whose only turn was dispatched while its start is being written."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._agents: dict[tuple[Tenant, str], AgentSpec] = {}
         self._compacting: set[SessionKey] = set()
         self._damaged: set[SessionKey] = set()
@@ -142,12 +144,24 @@ class Coordinator:
         return self._take(admission.turn, begun)
 
     async def _admit(self, new: NewTurn) -> tuple[Admission, Begun | None]:
-        """Admit a message; if its session is idle and the worker that holds it has room, start it in the same write."""
-        is_free = new.key not in self._runners and new.key not in self._ahead
-        member = self.fleet.seat_warm(new.key) if is_free else None
-        if member is None:
-            return await self.store.log.admit(new, queue_length_max=self.settings.queue_length_max), None
+        """Admit a message; if its session is idle and a worker has room for it, start it in the same write."""
+        if self._is_idle(new.key):
+            member = self.fleet.seat_warm(new.key)
+            if member is not None:
+                return await self._admit_warm(new, member)
+            member = await self._seat(new)
+            if member is not None and self._is_idle(new.key):
+                return await self._admit_seated(new, member)
+            if member is not None:
+                self.fleet.unreserve(member)
+        return await self.store.log.admit(new, queue_length_max=self.settings.queue_length_max), None
 
+    def _is_idle(self, key: SessionKey) -> bool:
+        """Tell whether nothing of a session runs here: what was committed of it is durable, and can be read."""
+        return key not in self._runners and key not in self._ahead
+
+    async def _admit_warm(self, new: NewTurn, member: Member) -> tuple[Admission, Begun | None]:
+        """Admit and start a message for the worker that made its session's head, and send it ahead of the disk."""
         is_ahead = has_left = False
 
         def decided(admission: Admission) -> None:
@@ -168,10 +182,65 @@ class Coordinator:
             raise
         if is_ahead:
             return admission, None
+        return admission, self._begun(admission, member)
+
+    async def _admit_seated(self, new: NewTurn, member: Member) -> tuple[Admission, Begun | None]:
+        """Admit and start a message for a worker with room; what it lacks of the state is read during the write."""
+        way: asyncio.Task[Way] | None = None
+        has_left = False
+
+        def decided(admission: Admission) -> None:
+            nonlocal way
+            if admission.is_started and not has_left:
+                way = self._read_way(admission.session, member)
+
+        try:
+            admission = await self.store.log.admit(
+                new,
+                queue_length_max=self.settings.queue_length_max,
+                start=True,
+                skip=EPOCHS_SKIPPED,
+                decided=decided,
+            )
+        except BaseException:
+            has_left = True
+            if way is not None:
+                way.cancel()
+            self.fleet.unreserve(member)
+            raise
+        return admission, self._begun(admission, member, way)
+
+    def _begun(self, admission: Admission, member: Member, way: asyncio.Task[Way] | None = None) -> Begun | None:
+        """Return what was begun on a worker; if nothing was, give its slot back."""
         if admission.is_started:
-            return admission, Begun(Started(admission.turn, admission.session), member)
+            return Begun(Started(admission.turn, admission.session), member, way)
         self.fleet.unreserve(member)
-        return admission, None
+        return None
+
+    async def _seat(self, new: NewTurn) -> Member | None:
+        """Reserve a slot where a message could start at once, if its session is as idle as it seems.
+
+        None if it is not, if no worker has room, or if only the store can tell which agent it is for.
+        """
+        if not self.fleet.has_room:
+            return None
+        try:
+            session = await self.store.log.session(new.key)
+        except SessionNotFound:
+            if new.agent is None:
+                return None
+            head = StateName(EMPTY, first_state_id(new.key))
+            return self.fleet.seat_now(Need(new.key, new.agent, head, schema=None, ship_bytes={None: 0}))
+        if session.running_message_id is not None or session.waiting:
+            return None
+        return self.fleet.seat_now(await need_of(session, fleet=self.fleet, log=self.store.log))
+
+    def _read_way(self, session: Session, member: Member) -> asyncio.Task[Way]:
+        held = member.held.get(session.key.session_id)
+        way = asyncio.create_task(way_to_head(self.store, session, held.name if held is not None else None))
+        self._tasks.add(way)
+        way.add_done_callback(self._tasks.discard)
+        return way
 
     def _dispatch_ahead(self, started: Started, member: Member) -> bool:
         """Dispatch a turn while its start is being written, unless its worker is warm no more; tell whether it was."""

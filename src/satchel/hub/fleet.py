@@ -48,6 +48,11 @@ class Member:
         """Slots for another turn; none of a process that ends, whatever is warm there."""
         return 0 if self.is_closing else self.slots - self.reserved - len(self.busy)
 
+    def serves(self, agent: str, schema: SchemaName | None) -> bool:
+        """Tell whether it runs an agent's sessions of that schema; None: of a session that has none yet."""
+        spec = self.agents.get(agent)
+        return spec is not None and (schema is None or spec.schema_min <= schema.number <= spec.schema.number)
+
 
 class Need(msgspec.Struct, frozen=True):
     """What a turn asks of a worker."""
@@ -59,10 +64,7 @@ class Need(msgspec.Struct, frozen=True):
     ship_bytes: Mapping[Version | None, int]
 
     def is_served_by(self, member: Member) -> bool:
-        spec = member.agents.get(self.agent)
-        if spec is None or member.tenant != self.key.tenant:
-            return False
-        return self.schema is None or spec.schema_min <= self.schema.number <= spec.schema.number
+        return member.tenant == self.key.tenant and member.serves(self.agent, self.schema)
 
 
 class Fleet:
@@ -91,6 +93,11 @@ class Fleet:
 
     def is_member(self, member: Member) -> bool:
         return self._members.get((member.tenant, member.worker_id)) is member
+
+    @property
+    def has_room(self) -> bool:
+        """Whether any worker has a free slot."""
+        return any(member.free_slots > 0 for member in self)
 
     def held_versions(self, key: SessionKey) -> dict[WorkerId, StateName]:
         """Return what each worker holds of a session."""
@@ -170,7 +177,7 @@ class Fleet:
     def grant(self) -> None:
         """Seat all who wait and can be seated; to be called when room or members appear."""
         for future, need in list(self._waiting.items()):
-            if not any(member.free_slots > 0 for member in self):
+            if not self.has_room:
                 return  # a thousand may wait: none of them needs to be looked at
             member = None if future.done() else self._choose(need)
             if member is not None:

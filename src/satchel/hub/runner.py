@@ -35,6 +35,7 @@ from satchel.errors import (
 from satchel.hub.commit import check_result, left_schema, rests_inline
 from satchel.hub.fleet import Fleet, Held, Member, Need
 from satchel.hub.settings import HubSettings
+from satchel.hub.shipping import Way, need_of, way_to_head
 from satchel.hub.stream import TurnStream
 from satchel.hub.telemetry import Telemetry
 from satchel.limits import ATTEMPTS_MAX, CHAIN_BYTES_MAX, INLINE_BYTES_MAX, TURN_TIMEOUT_S
@@ -50,7 +51,6 @@ from satchel.model import (
     Start,
     TurnReport,
     TurnStatus,
-    Version,
     canonical_json,
 )
 from satchel.protocol.messages import (
@@ -66,9 +66,7 @@ from satchel.protocol.messages import (
     Request,
     Result,
 )
-from satchel.state.plan import cheapest_plan
 from satchel.store.base import Commit, Session, Started, Store, StoredEvents, StoredPayload, Turn
-from satchel.store.chain import load_chain, load_deltas
 from satchel.store.events import load_events
 
 logger = logging.getLogger("satchel.hub")
@@ -134,6 +132,17 @@ class Begun(msgspec.Struct, frozen=True):
 
     started: Started
     member: Member
+    way: "asyncio.Task[Way] | None" = None
+    """The links that the worker needs, being read since before the start was durable."""
+
+    def give_back(self, fleet: Fleet) -> None:
+        """Make nothing of it: somebody else has the turn, or it was ended."""
+        self.drop_way()
+        fleet.unreserve(self.member)
+
+    def drop_way(self) -> None:
+        if self.way is not None:
+            self.way.cancel()
 
 
 class Services(Protocol):
@@ -193,7 +202,7 @@ class SessionRunner:
             if begun is not None:
                 self._begun[turn.message_id] = begun
         elif begun is not None:  # somebody asked for the message and took it up in between
-            self._hub.fleet.unreserve(begun.member)
+            begun.give_back(self._hub.fleet)
         return stream
 
     def dispatch_ahead(self, started: Started, member: Member) -> None:
@@ -291,7 +300,7 @@ class SessionRunner:
             self._stop_attempt("the turn was ended")  # it was dispatched ahead
             self._let_go()
         else:
-            self._hub.fleet.unreserve(begun.member)
+            begun.give_back(self._hub.fleet)
 
     # --- one turn after the other -----------------------------------------------------------
 
@@ -401,7 +410,7 @@ class SessionRunner:
 
     async def _run_started(self, turn: Turn, reason: str) -> "Turn | Lost":
         """Start a queued turn on a worker with room, and follow the attempt; *reason* is told if it is a restart."""
-        need = await self._need(turn)
+        need = await need_of(await self._log.session(self.key), fleet=self._hub.fleet, log=self._log)
         member = self._hub.fleet.seat_now(need)
         if member is None:
             turn = await self._with_deadline(turn)
@@ -417,11 +426,6 @@ class SessionRunner:
             return await self._log.turn(self.key, turn.message_id)
         self.streams[turn.message_id].restart(started.turn.starts, reason)
         return await self._attempt(Begun(started, member))
-
-    async def _need(self, turn: Turn) -> Need:
-        session = await self._log.session(self.key)
-        ship_bytes = await self._ship_bytes(session)
-        return Need(key=self.key, agent=turn.agent, head=session.head, schema=session.schema, ship_bytes=ship_bytes)
 
     async def _with_deadline(self, turn: Turn) -> Turn:
         """Give a turn until when it waits for a worker, unless it has it; return it as it stands."""
@@ -453,16 +457,6 @@ class SessionRunner:
         state = "all are at their slots or serve another schema" if serving else "none is connected"
         return NoWorker(f"No worker with room for agent {turn.agent!r} came in time: {state}.", agent=turn.agent)
 
-    async def _ship_bytes(self, session: Session) -> dict[Version | None, int]:
-        """Return what it costs to bring each held version to the head; None: a cold start."""
-        costs: dict[Version | None, int] = {None: session.chain_bytes, session.head.version: 0}
-        for held in set(self._hub.fleet.held_versions(self.key).values()):
-            if held.version < session.head.version:
-                links = await self._log.deltas(self.key, held.version, session.head.version)
-                if links is not None:
-                    costs[held.version] = sum(link.stored.size for link in links)
-        return costs
-
     async def _start(self, turn: Turn, member: Member) -> Started | None:
         """Start the turn in the store. None: it was ended while it waited, or others come first."""
         try:
@@ -492,24 +486,21 @@ class SessionRunner:
         started, member = begun.started, begun.member
         self.attempt = attempt = Attempt(started, member, start=Start.NEW, sent_bytes=0)
         self._hub.fleet.occupy(member, attempt.name)
-        if not self._hub.fleet.is_member(member):
-            return Lost("the worker was lost", started.turn)  # between its reservation and here
-        held = member.held.get(self.key.session_id)
-        await self._dispatch(attempt, held.name.version if held is not None else None)
+        if not (self._hub.fleet.is_member(member) and member.serves(started.turn.agent, started.session.schema)):
+            begun.drop_way()  # it was lost, or the session migrated, between its reservation and here
+            return Lost("the worker was lost", started.turn)
+        await self._dispatch(attempt, begun.way)
         return await self._collect(attempt)
 
-    async def _dispatch(self, attempt: Attempt, held: Version | None) -> None:
-        """Send the request with the cheapest form of the state for a worker that holds version *held*."""
-        session, member = attempt.started.session, attempt.member
-        chain: tuple[Link, ...] = ()
-        known = member.held.get(self.key.session_id)
-        if session.head.version == 0:
-            attempt.start = Start.NEW
-        elif known is not None and known.name == session.head:
-            attempt.start = Start.WARM
+    async def _dispatch(self, attempt: Attempt, way: "asyncio.Task[Way] | None" = None) -> None:
+        """Send the request with the cheapest form of the state, by *way* if it is being read already."""
+        if way is not None:
+            found = await way
         else:
-            attempt.start, chain = await self._chain(session, held)
-        self._send_request(attempt, chain)
+            held = attempt.member.held.get(self.key.session_id)
+            found = await way_to_head(self._hub.store, attempt.started.session, held.name if held else None)
+        attempt.start = found.start
+        self._send_request(attempt, found.links)
 
     def _send_request(self, attempt: Attempt, chain: tuple[Link, ...]) -> None:
         """Send the request, with the *chain* that brings the worker to its base."""
@@ -535,16 +526,6 @@ class SessionRunner:
         )
         attempt.phase = Phase.RUNNING
 
-    async def _chain(self, session: Session, held: Version | None) -> tuple[Start, tuple[Link, ...]]:
-        """Return the links that bring a worker from *held* to the head, cheapest form first."""
-        if held is not None and held < session.head.version:
-            links = await load_deltas(self._hub.store, self.key, held, session.head.version)
-            sizes = {link.name.version: link.payload.size for link in links or ()}
-            plan = cheapest_plan(held, session.head.version, cold_bytes=session.chain_bytes, delta_bytes=sizes)
-            if links and plan.start is Start.CATCH_UP:
-                return Start.CATCH_UP, links
-        return Start.COLD, await load_chain(self._hub.store, self.key, session.head.version)
-
     async def _collect(self, attempt: Attempt) -> "Turn | Lost":
         """Follow an attempt to its end."""
         turn = attempt.started.turn
@@ -569,7 +550,7 @@ class SessionRunner:
                 case Failure(code=FailureCode.SESSION_STATE_NOT_FOUND) if not_found == 0:
                     not_found += 1
                     self._forget_held(attempt, signal)
-                    await self._dispatch(attempt, None)
+                    await self._dispatch(attempt)
                 case Failure():
                     return await self._failed(attempt, signal)
                 case Result():

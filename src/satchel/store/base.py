@@ -218,6 +218,7 @@ class Log(Protocol):
         *,
         queue_length_max: int,
         start: bool = False,
+        skip: int = 0,
         decided: Callable[["Admission"], None] | None = None,
     ) -> Admission:
         """Place a new message in its session's order, creating the session; or find the known one.
@@ -227,7 +228,7 @@ class Log(Protocol):
         queued again, last in order, with ``starts_before = starts``, both one more if it
         never started since it was last sent: its end has that start's numbers. With *start*, what
         this call placed first in order is started in the same transaction, as ``start``
-        does; anything else waits as without it.
+        does with *skip*; anything else waits as without it.
 
         A store that knows the outcome before it is durable calls *decided* with it then,
         on the caller's loop; another store never does. Nobody outside may hear of it yet,

@@ -182,11 +182,16 @@ class SqliteLog:
         *,
         queue_length_max: int,
         start: bool = False,
+        skip: int = 0,
         decided: Callable[[Admission], None] | None = None,
     ) -> Admission:
-        return await self._writer.call(lambda db: self._admit(db, turn, queue_length_max, start=start), decided=decided)
+        return await self._writer.call(
+            lambda db: self._admit(db, turn, queue_length_max, start=start, skip=skip), decided=decided
+        )
 
-    def _admit(self, db: apsw.Connection, new: NewTurn, queue_length_max: int, *, start: bool) -> Admission:
+    def _admit(
+        self, db: apsw.Connection, new: NewTurn, queue_length_max: int, *, start: bool, skip: int = 0
+    ) -> Admission:
         session = self._find_session(db, new.key)
         spec, place, known = self._arrived(db, new, session)
         digest = request_digest(text=new.text, metadata=new.metadata, agent=spec.name)
@@ -213,7 +218,7 @@ class SqliteLog:
             "place": place,
             "status": (TurnStatus.RUNNING if is_started else TurnStatus.QUEUED).value,
             "started": int(is_started),
-            "raised": int(is_started),
+            "raised": 1 + skip if is_started else 0,
         }
         if session is None:
             self._run(db, "insert_session", bindings | {"state_id": first_state_id(new.key)})

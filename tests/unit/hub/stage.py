@@ -179,6 +179,11 @@ class Stage:
         await self.hub.welcome(worker.member, register, adopted)
         return worker
 
+    def make_room(self, worker: ScriptedWorker) -> None:
+        """Give a worker that had none a slot: what waits for it is started by a write of its own."""
+        worker.member.slots = 1
+        self.hub.fleet.grant()
+
     def message(self, name: str) -> NewTurn:
         return NewTurn(
             key=self.key,

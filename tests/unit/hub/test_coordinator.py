@@ -14,7 +14,7 @@ from satchel.hub.fleet import Held, Member
 from satchel.hub.runner import Begun
 from satchel.hub.settings import HubSettings
 from satchel.hub.telemetry import Telemetry
-from satchel.model import Content, Message, MessageId, WorkerId
+from satchel.model import Content, Message, MessageId, SessionId, WorkerId
 from satchel.protocol.messages import (
     AttemptName,
     Cancel,
@@ -99,6 +99,103 @@ async def test_a_warm_sessions_message_is_started_by_the_write_that_admits_it(
 
     assert (name, request.chain, request.attempt.epoch) == ("warm", (), delivery.turn.epoch)
     assert (member.reserved, len(member.busy)) == (0, 1)
+
+
+async def test_a_cold_start_is_one_write_that_skips_an_epoch_and_the_chain_is_read_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk takes as long to write as the chain to be read; an epoch that was never written may be on a worker."""
+    member = await house.worker("cold")
+    house.no_second_write(monkeypatch)
+    before = (await house.script.session()).epoch
+    admit, chain, asked = house.script.log.admit, house.script.log.chain, asyncio.Event()
+
+    async def told_chain(*wanted: Any) -> Any:
+        asked.set()
+        return await chain(*wanted)
+
+    async def slow_admit(new: NewTurn, **options: Any) -> Admission:
+        admission = await admit(new, **options)
+        await asked.wait()
+        assert house.requests.empty()
+        return admission
+
+    monkeypatch.setattr(house.script.log, "chain", told_chain)
+    monkeypatch.setattr(house.script.log, "admit", slow_admit)
+    await house.hub.send(house.message("m2"))
+    _name, request = await house.requests.get()
+
+    assert (len(request.chain), request.attempt.epoch) == (1, before + 2)
+    assert (member.reserved, len(member.busy)) == (0, 1)
+
+
+async def test_a_new_sessions_message_is_started_by_the_write_that_admits_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    """There is nothing to read, and nobody to wait for."""
+    await house.worker("w")
+    house.no_second_write(monkeypatch)
+    key = msgspec.structs.replace(house.script.key, session_id=SessionId("new"))
+
+    await house.hub.send(msgspec.structs.replace(house.message("m1"), key=key, agent="clerk"))
+    _name, request = await house.requests.get()
+
+    assert (request.chain, request.base.version) == ((), 0)
+
+
+async def test_a_seat_that_was_found_for_an_idle_session_is_given_back_when_it_is_busy(house: House):
+    """Several messages of one session look for a worker at once; one of them runs."""
+    member = await house.worker("cold")
+
+    await asyncio.gather(*(house.hub.send(house.message(name)) for name in ("m2", "m3", "m2")))
+    _name, request = await house.requests.get()
+
+    assert request.attempt.message_id == "m2"
+    assert (member.reserved, len(member.busy)) == (0, 1)
+
+
+async def test_a_cold_start_whose_write_failed_gives_the_seat_back(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Nothing was sent, so nothing needs to be stopped."""
+    member = await house.worker("cold")
+    log: Any = house.script.log
+
+    async def lost_admit(new: NewTurn, *, decided: Any, **_options: Any) -> Admission:
+        def work(db: Any) -> None:
+            decided(log._admit(db, new, 8, start=True))
+            raise StoreUnavailable
+
+        return await log._writer.call(work)
+
+    monkeypatch.setattr(house.script.log, "admit", lost_admit)
+    with pytest.raises(StoreUnavailable):
+        await house.hub.send(house.message("m2"))
+
+    assert (member.reserved, len(member.busy), house.requests.empty()) == (0, 0, True)
+
+
+@pytest.mark.parametrize("schema_min", [1, 2])
+async def test_a_worker_that_no_longer_serves_the_session_is_passed_over(
+    house: House, monkeypatch: pytest.MonkeyPatch, schema_min: int
+):
+    """The session may migrate between the look at it and the start; the worker would fail the turn for good."""
+    cold = await house.worker("cold")
+    admit = house.script.log.admit
+
+    async def late_admit(new: NewTurn, **options: Any) -> Admission:
+        admission = await admit(new, **options)
+        spec = cold.agents["clerk"]
+        newer = msgspec.structs.replace(spec.schema, number=2)
+        cold.agents["clerk"] = msgspec.structs.replace(spec, schema=newer, schema_min=schema_min)
+        if schema_min > 1:
+            await house.worker("other")
+        return admission
+
+    monkeypatch.setattr(house.script.log, "admit", late_admit)
+    await house.hub.send(house.message("m2"))
+    name, request = await house.requests.get()
+
+    assert (name, request.start_number) == (("cold", 1) if schema_min == 1 else ("other", 2))
+    assert cold.reserved == 0
 
 
 async def test_what_a_worker_says_before_the_start_is_durable_is_seen_after_it(

@@ -47,9 +47,10 @@ def rising(events: list[dict[str, Any]]) -> bool:
 
 async def test_a_worker_that_leaves_while_its_turn_is_started_does_not_hold_the_caller(stage: Stage):
     """Nobody tells the runner afterwards: it would wait for the whole turn timeout."""
-    first = await stage.worker("first")
+    first = await stage.worker("first", slots=0)
     gate = stage.store.log.hold("start")
     reading = await stage.send("m1")
+    stage.make_room(first)
     while "start" in stage.store.log.faults:
         await asyncio.sleep(0)
     stage.hub.leave(first.member)
@@ -276,13 +277,14 @@ async def test_a_message_whose_admission_was_made_unheard_runs_without_another_o
 
 async def test_a_fault_after_a_start_leaves_no_turn_running(stage: Stage):
     """Nobody would ever end it, and the session would stand still."""
-    worker = await stage.worker("w")
+    worker = await stage.worker("w", slots=0)
     stage.store.log.refuse("session", InternalError("a bug"))
     first = await stage.send("m1")
     assert error_of(await first) == "INTERNAL_ERROR"
     stage.store.log.lose_outcome("start")
-    stage.store.log.faults["turn"] = _raises(InternalError("a bug"))
     second = await stage.send("m2")
+    stage.store.log.faults["turn"] = _raises(InternalError("a bug"))
+    stage.make_room(worker)
     assert error_of(await second) == "INTERNAL_ERROR"
     third = await stage.send("m3")
     await worker.serve()

@@ -89,7 +89,7 @@ class Script:
         await store.log.register_agent(script.key.tenant, agent_spec(on_busy=on_busy))
         return script
 
-    async def admit(
+    async def admit(  # noqa: PLR0913  # each has the default of a plain message
         self,
         message_id: str,
         *,
@@ -100,6 +100,7 @@ class Script:
         at_ms: int = 1_000,
         queue_length_max: int = QUEUE,
         start: bool = False,
+        skip: int = 0,
     ) -> Admission:
         new = NewTurn(
             key=self.key,
@@ -110,10 +111,10 @@ class Script:
             on_busy=on_busy,
             accepted_at_ms=at_ms,
         )
-        return await self.log.admit(new, queue_length_max=queue_length_max, start=start)
+        return await self.log.admit(new, queue_length_max=queue_length_max, start=start, skip=skip)
 
-    async def start(self, message_id: str) -> Started:
-        return await self.log.start(self.key, MessageId(message_id))
+    async def start(self, message_id: str, *, skip: int = 0) -> Started:
+        return await self.log.start(self.key, MessageId(message_id), skip=skip)
 
     async def run(self, message_id: str) -> Started:
         """Admit a message and start it."""

@@ -39,6 +39,18 @@ class TurnClauses:
         assert (again.is_started, again.turn.starts, again.turn.starts_before, again.session.epoch) == (True, 2, 1, 3)
         assert (again.turn, again.session) == (await script.turn("m1"), await script.session())
 
+    async def test_a_start_can_leave_epochs_out(self, store: Store) -> None:
+        """An attempt may have them whose start was never durable: it must stay fenced out."""
+        script = await Script.begin(store)
+
+        first = await script.admit("m1", start=True, skip=1)
+        await script.admit("m2", start=True, skip=1)
+        await script.fail("m1", Started(first.turn, first.session))
+        second = await script.start("m2", skip=2)
+
+        assert (first.turn.epoch, first.session.epoch, first.turn.starts) == (2, 2, 1)
+        assert (second.turn.epoch, second.session.epoch, second.turn.starts) == (6, 6, 1)
+
     async def test_what_is_not_first_does_not_start_as_it_is_admitted(self, store: Store) -> None:
         """It waits for its turn, behind one that runs and behind one that waits."""
         script = await Script.begin(store)
