@@ -1,6 +1,7 @@
 """What a turn costs in what no machine changes: frames, bytes, statements of the store, and syncs."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,10 @@ from satchel.worker.process import WorkerHost
 from tests.acceptance.processes import PATIENCE_S
 
 TEXT = "a room for Ada"
+WAIT = "a room, but not yet"
+
+go_on = threading.Event()
+"""Lets the handler of ``WAIT`` go on."""
 
 
 class Cost(msgspec.Struct):
@@ -37,6 +42,10 @@ class Cost(msgspec.Struct):
     """That the log's writer ran, transactions' own included."""
     syncs: int = 0
     """Of the log's files."""
+
+    def reset(self) -> None:
+        for field in msgspec.structs.fields(Cost):
+            setattr(self, field.name, getattr(Cost(), field.name))
 
 
 class Counted(apsw.VFS):
@@ -90,6 +99,8 @@ def desk() -> Worker[Any]:
 
     @worker.on_message
     async def reply(turn: Turn) -> str:
+        if turn.text == WAIT:
+            await asyncio.to_thread(go_on.wait, PATIENCE_S)
         turn.state.execute("INSERT INTO booking (guest) VALUES (?)", (turn.text,))
         return "Booked."
 
@@ -148,16 +159,15 @@ class Bench:
     async def turn(self) -> str:
         """Run a turn; return how it started."""
         reply = self.session.send(TEXT)
-        for field in msgspec.structs.fields(Cost):
-            setattr(self.cost, field.name, getattr(Cost(), field.name))
+        self.cost.reset()
         events = [event async for event in reply]
         await self.quiet()
         return str(events[-1].complete.turn.start)
 
-    async def quiet(self) -> None:
-        """Wait until the worker has heard of the commit, and the store's writer has nothing to do."""
+    async def quiet(self, *, commits: int = 1) -> None:
+        """Wait until the worker has heard of the commits, and the store's writer has nothing to do."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self.cost.down["Committed"]:
+            while self.cost.down["Committed"] < commits:
                 await asyncio.sleep(0)
 
 
@@ -226,3 +236,19 @@ async def test_what_a_catch_up_costs(bench: Bench):
     assert bench.cost.down_bytes <= 1_070
     assert bench.cost.up_bytes <= 650
     assert (bench.cost.statements, bench.cost.syncs) == (14, 2)
+
+
+async def test_what_a_queued_turn_costs(bench: Bench):
+    """Its start shares the write that commits the turn before it; its request leaves right behind that one's commit."""
+    first = bench.session.send(WAIT)
+    await anext(aiter(first))
+    second = bench.session.send(TEXT)
+    await anext(aiter(second))
+    bench.cost.reset()
+    go_on.set()
+    await first
+    assert (await second).attempts == 1
+    await bench.quiet(commits=2)
+
+    assert bench.cost.down == {"Request": 1, "Committed": 2}
+    assert (bench.cost.statements, bench.cost.syncs) == (26, 2)

@@ -214,6 +214,17 @@ def shuffles_calls_that_share_a_transaction(_log: SqliteLog, _objects: SqliteObj
     patch.setattr(DatabaseThread, "_next_group", next_group)
 
 
+@fails("test_a_start_asked_for_right_behind_a_commit_stands_on_it")
+def runs_what_was_asked_for_last_first(_log: SqliteLog, _objects: SqliteObjects, patch: Patch) -> None:
+    real = DatabaseThread._next_group
+
+    def next_group(self: DatabaseThread) -> None:
+        self._waiting.reverse()
+        real(self)
+
+    patch.setattr(DatabaseThread, "_next_group", next_group)
+
+
 @fails("test_a_failed_message_sent_again_is_last_and_counts_anew")
 def counts_attempts_on_when_sent_again(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
     edit(log, "resend_turn", "starts_before = starts,", "")

@@ -324,7 +324,7 @@ class History:
                 continue
             if session["head"] != len(seen) + 1:
                 raise Violated("GAPLESS", "the head did not rise by one", len(seen), session)
-            self._committed(session, epoch_before)
+            self._committed(session, epoch_before, unfinished.get(name, []))
             self._look_at_chain(session)
         self._unfinished = unfinished
         return sum(map(len, self.versions.values())) > count
@@ -385,7 +385,7 @@ class History:
         if len(due) > 2 and due[-1] - due[1] > 30_000:
             raise Violated("L8", "deltas pile up behind a snapshot", session, due)
 
-    def _committed(self, session: dict[str, Any], epoch_before: int) -> None:
+    def _committed(self, session: dict[str, Any], epoch_before: int, now: list[Unfinished]) -> None:
         name, head = session["session_id"], session["head"]
         [row] = self.query(
             "SELECT v.version, v.state_id, v.message_id, v.schema_number, t.status, t.version AS told, "
@@ -400,7 +400,10 @@ class History:
         if (row["status"], row["told"]) != ("committed", head):
             raise Violated("ONCE", row)
         ran = next((each for each in self._unfinished.get(name, []) if each.message_id == row["message_id"]), None)
-        if ran is None or ran.epoch is None or not ran.epoch == epoch_before == session["epoch"]:
+        # The turn that waited behind it may have been started in the same transaction.
+        is_followed = bool(now) and now[0].status == "running" and now[0].epoch == session["epoch"]
+        epoch_then = epoch_before if is_followed else session["epoch"]
+        if ran is None or ran.epoch is None or not ran.epoch == epoch_before == epoch_then:
             raise Violated("FENCED", "what was committed did not run under the session's epoch", session, ran)
         if any(each.message_id == row["message_id"] for each in self.versions[name]):
             raise Violated("ONCE", "a message was committed twice", row)

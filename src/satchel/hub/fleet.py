@@ -141,6 +141,12 @@ class Fleet:
                 return member
         return None
 
+    def seat_at(self, member: Member) -> bool:
+        """Reserve a slot on a worker that has run the session's last turn, and tell whether it had one."""
+        has_room = self.is_member(member) and member.free_slots > 0
+        member.reserved += has_room
+        return has_room
+
     async def seat(self, need: Need) -> Member:
         """Reserve a slot on the cheapest worker; wait in order of asking.
 

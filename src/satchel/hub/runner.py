@@ -76,6 +76,9 @@ STORE_RETRY_MAX_S = 5.0
 """How often a runner asks a store that does not answer."""
 
 
+SENT_AGAIN = "the message was sent again"
+"""Why a message's first start since it was sent drops what earlier starts said."""
+
 EPOCHS_SKIPPED = 1
 """A session has at most one attempt whose start was never durable, and its epoch was the next one."""
 
@@ -161,6 +164,14 @@ class Services(Protocol):
     def committed(self, session: Session) -> None: ...
 
 
+class Following(msgspec.Struct, frozen=True):
+    """A turn that is being started in the write that ends the one before it, and the worker with a slot for it."""
+
+    turn: Turn
+    member: Member
+    starting: asyncio.Future[Started]
+
+
 class Adoption:
     """The attempt that a worker may bring back, and the wait for it."""
 
@@ -183,6 +194,7 @@ class SessionRunner:
         self._current: Turn | None = None
         self._signals: asyncio.Queue[Signal] = asyncio.Queue()
         self._adoption: Adoption | None = None
+        self._following: Following | None = None
 
     # --- what others tell it ---------------------------------------------------------------
 
@@ -306,11 +318,47 @@ class SessionRunner:
 
     async def run(self) -> None:
         """Run until no turn is left."""
-        while self._waiting:
-            self._current = self._waiting.popleft()
-            await self._run_current(self._current)
-            self._current = None
-            self._let_go()
+        try:
+            while self._waiting:
+                self._current = self._waiting.popleft()
+                await self._run_current(self._current)
+                self._current = None
+                self._let_go()
+                await self._take_following()
+        finally:
+            if self._following is not None:
+                self._following.starting.cancel()
+
+    def _start_following(self, member: Member) -> None:
+        """Start the turn that waits behind the current one, on the same worker, if that has room.
+
+        To be called right before the write that ends the current turn: the store takes
+        both in this order, and makes them one write. If the first comes to nothing, so
+        does the start, since one turn of a session runs at a time.
+        """
+        assert self._following is None, "a turn ends once"
+        turn = self._waiting[0] if self._waiting else None
+        if turn is None or turn.status is not TurnStatus.QUEUED or self._is_exhausted(turn):
+            return
+        if self._hub.fleet.seat_at(member):
+            starting = self._log.start(self.key, turn.message_id, skip=EPOCHS_SKIPPED)
+            self._following = Following(turn, member, asyncio.ensure_future(starting))
+
+    async def _take_following(self) -> None:
+        """Begin the turn that was started behind the last one; if it was not, it takes the longer way."""
+        following, self._following = self._following, None
+        if following is None:
+            return
+        try:
+            started = await following.starting
+        except SatchelError:  # it is looked at again when it is its turn
+            started = None
+        if started is None or following.turn not in self._waiting:  # it was ended meanwhile
+            self._hub.fleet.unreserve(following.member)
+            return
+        self._waiting[self._waiting.index(following.turn)] = started.turn
+        self._begun[started.turn.message_id] = Begun(started, following.member)
+        self.streams[started.turn.message_id].restart(started.turn.starts, SENT_AGAIN)
 
     async def _run_current(self, turn: Turn) -> None:
         """Run a turn to its end. A store that does not answer is asked again, for ever."""
@@ -342,9 +390,10 @@ class SessionRunner:
 
     async def _run_turn(self, turn: Turn) -> None:
         """Bring one turn to its end, over as many attempts as it takes; or back to its place behind others."""
-        reason = "the message was sent again"
+        reason = SENT_AGAIN
         begun = self._begun.pop(turn.message_id, None)
         while not turn.status.is_final:
+            await self._take_following()  # it must not keep the slot that this one needs
             if turn.status is TurnStatus.QUEUED and self._waiting and self._waiting[0].place < turn.place:
                 self._insert(turn)
                 return
@@ -629,6 +678,7 @@ class SessionRunner:
                 error = InternalError(failure.message)
             case _:
                 assert_never(failure.code)
+        self._start_following(attempt.member)
         return await self._fail(turn, error)
 
     # --- the end of a turn -------------------------------------------------------------------
@@ -670,6 +720,7 @@ class SessionRunner:
             events=events,
             finished_at_ms=self._hub.clock.now_ms(),
         )
+        self._start_following(attempt.member)
         try:
             ended = await self._until_known(lambda: self._log.commit(commit))
         except Fenced:

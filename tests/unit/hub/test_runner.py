@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from satchel.errors import HubDraining, InternalError, PeerViolation, StoreUnavailable
 from satchel.hub.api import create_app
 from satchel.hub.auth import Gate
 from satchel.hub.settings import Keys
-from satchel.model import SEQ_PER_START, TurnStatus
+from satchel.model import SEQ_PER_START, SessionId, TurnStatus
 from satchel.protocol.messages import Cancel, Committed, FailureCode, Release, Request
 from satchel.store.open import open_store
 from tests.unit.hub.stage import PATIENCE_S, Stage
@@ -169,6 +170,112 @@ async def test_a_worker_that_gives_up_unasked_drops_its_copy(stage: Stage):
     await worker.serve()
 
     assert error_of(await reading) is None
+
+
+# --- the turn that waits behind ------------------------------------------------------------------
+
+
+async def test_a_waiting_turn_is_started_by_the_write_that_commits_the_one_before_it(stage: Stage):
+    """Each write waits for the disk; its handler begins where the state is, right behind the commit."""
+    worker = await stage.worker("w")
+    reading = await stage.send("m1")
+    request = await worker.request()
+    behind = await stage.send("m2")
+    gate = stage.store.log.hold("commit")
+    worker.complete(request.attempt, request.base, events=0)
+    while (await stage.turn("m1")).status is not TurnStatus.COMMITTED:
+        await asyncio.sleep(0)
+
+    assert (await stage.turn("m2")).status is TurnStatus.RUNNING
+    assert worker.seen() == []
+    gate.set()
+    await reading
+    assert (await worker.sees(Committed)).attempt == request.attempt
+    assert (await worker.serve()).chain == ()
+    assert kinds(await behind) == ["accepted", "message", "complete"]
+    assert (worker.member.reserved, worker.member.busy) == (0, set())
+
+
+async def test_a_waiting_turn_is_started_by_the_write_that_fails_the_one_before_it(stage: Stage):
+    """Its state is where it was."""
+    worker = await stage.worker("w")
+    await stage.send("m1")
+    request = await worker.request()
+    behind = await stage.send("m2")
+    gate = stage.store.log.hold("fail")
+    worker.fail(request.attempt, FailureCode.TEXT_HANDLER_ERROR)
+    while (await stage.turn("m1")).status is not TurnStatus.FAILED:
+        await asyncio.sleep(0)
+
+    assert (await stage.turn("m2")).status is TurnStatus.RUNNING
+    gate.set()
+    await worker.serve()
+    assert error_of(await behind) is None
+
+
+async def test_a_turn_behind_one_that_was_cancelled_begins(stage: Stage):
+    """The commit comes to nothing, and the start behind it does not."""
+    worker = await stage.worker("w")
+    await stage.send("m1")
+    request = await worker.request()
+    behind = await stage.send("m2")
+    await stage.script().cancel("m1")
+    worker.complete(request.attempt, request.base, events=0)
+    again = await worker.serve()
+
+    assert (again.attempt.message_id, again.base.version, again.start_number) == ("m2", 0, 1)
+    assert error_of(await behind) is None
+    assert (worker.member.reserved, worker.member.busy) == (0, set())
+
+
+async def test_a_turn_that_is_cancelled_as_it_is_started_gives_the_slot_back(stage: Stage):
+    """Nobody else would: the worker would have one slot less for good."""
+    worker = await stage.worker("w")
+    await stage.send("m1")
+    request = await worker.request()
+    behind = await stage.send("m2")
+    gate = stage.store.log.hold("start")
+    worker.complete(request.attempt, request.base, events=0)
+    while "start" in stage.store.log.faults:
+        await asyncio.sleep(0)
+    await stage.hub.cancel(stage.key, stage.message("m2").message_id)
+    gate.set()
+
+    assert error_of(await behind) == "CANCELLED"
+    third = await stage.send("m3")
+    await worker.serve()
+    assert error_of(await third) is None
+    assert (worker.member.reserved, worker.member.busy) == (0, set())
+
+
+async def test_a_start_behind_another_turn_whose_outcome_is_unknown_is_read_back(stage: Stage):
+    """It may have been made: then nobody runs the turn, and it is put back and started again."""
+    worker = await stage.worker("w")
+    await stage.send("m1")
+    request = await worker.request()
+    behind = await stage.send("m2")
+    stage.store.log.lose_outcome("start")
+    worker.complete(request.attempt, request.base, events=0)
+    again = await worker.serve()
+
+    assert (again.attempt.message_id, again.start_number) == ("m2", 2)
+    assert kinds(await behind) == ["accepted", "restarted", "message", "complete"]
+    assert (worker.member.reserved, worker.member.busy) == (0, set())
+
+
+async def test_a_turn_behind_another_leaves_the_slot_to_who_waited_longer(stage: Stage):
+    """A busy session must not keep a worker from the others."""
+    worker = await stage.worker("w")
+    await stage.send("m1")
+    request = await worker.request()
+    await stage.send("m2")
+    other = msgspec.structs.replace(stage.key, session_id=SessionId("other"))
+    await stage.hub.send(msgspec.structs.replace(stage.message("m0"), key=other))
+    while not stage.hub.fleet._waiting:
+        await asyncio.sleep(0)
+    worker.complete(request.attempt, request.base, events=0)
+
+    assert [(await worker.serve()).attempt.message_id for _ in range(2)] == ["m0", "m2"]
 
 
 # --- adoption ------------------------------------------------------------------------------------

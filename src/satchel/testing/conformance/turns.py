@@ -5,6 +5,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from satchel.errors import Fenced, MessageNotFound, SessionNotFound
@@ -96,6 +97,23 @@ class TurnClauses:
 
         assert [type(outcome) for outcome in outcomes] == [Started, Fenced, Fenced]
         assert (await script.session()).epoch == 1
+
+    async def test_a_start_asked_for_right_behind_a_commit_stands_on_it(self, store: Store) -> None:
+        """The next turn need not wait for the disk once more; behind a commit that is refused, it does not begin."""
+        script = await Script.begin(store)
+        running = await script.run("m1")
+        await script.admit("m2")
+        commit = script.commit_of(running)
+        late = msgspec.structs.replace(commit, epoch=Epoch(commit.epoch + 1))
+
+        refused = await in_order_of_calls(script.commit(late), script.start("m2"))
+        committed, started = await in_order_of_calls(script.commit(commit), script.start("m2"))
+
+        assert [type(outcome) for outcome in refused] == [Fenced, Fenced]
+        assert isinstance(started, Started)
+        assert committed == await script.turn("m1")
+        assert (started.turn, started.session) == (await script.turn("m2"), await script.session())
+        assert (started.session.head.version, started.session.epoch) == (1, 2)
 
     async def test_an_unknown_message_cannot_start(self, store: Store) -> None:
         """It is not found, rather than fenced: nobody was first."""
