@@ -33,7 +33,7 @@ from satchel.hub.shipping import Way, need_of, way_to_head
 from satchel.hub.stream import TurnStream
 from satchel.hub.telemetry import Telemetry
 from satchel.limits import OBJECT_GRACE_S
-from satchel.model import EMPTY, AgentSpec, MessageId, SessionKey, StateName, Tenant, Version, first_state_id
+from satchel.model import EMPTY, AgentSpec, MessageId, SessionKey, Start, StateName, Tenant, Version, first_state_id
 from satchel.protocol.messages import (
     PROTOCOL_VERSION,
     AttemptName,
@@ -180,9 +180,7 @@ class Coordinator:
             else:
                 self.fleet.unreserve(member)
             raise
-        if is_ahead:
-            return admission, None
-        return admission, self._begun(admission, member)
+        return admission, None if is_ahead else self._begun(admission, member)
 
     async def _admit_seated(self, new: NewTurn, member: Member) -> tuple[Admission, Begun | None]:
         """Admit and start a message for a worker with room; what it lacks of the state is read during the write."""
@@ -211,11 +209,14 @@ class Coordinator:
         return admission, self._begun(admission, member, way)
 
     def _begun(self, admission: Admission, member: Member, way: asyncio.Task[Way] | None = None) -> Begun | None:
-        """Return what was begun on a worker; if nothing was, give its slot back."""
-        if admission.is_started:
-            return Begun(Started(admission.turn, admission.session), member, way)
-        self.fleet.unreserve(member)
-        return None
+        """Return what was begun on a worker and is not dispatched yet; if nothing was begun, give its slot back."""
+        started = Started(admission.turn, admission.session)
+        if not admission.is_started:
+            self.fleet.unreserve(member)
+            return None
+        if way is not None and _is_read(way) and self._dispatch_at_once(started, member, way.result()):
+            return None
+        return Begun(started, member, way)
 
     async def _seat(self, new: NewTurn) -> Member | None:
         """Reserve a slot where a message could start at once, if its session is as idle as it seems.
@@ -244,12 +245,18 @@ class Coordinator:
 
     def _dispatch_ahead(self, started: Started, member: Member) -> bool:
         """Dispatch a turn while its start is being written, unless its worker is warm no more; tell whether it was."""
+        held = member.held.get(started.session.key.session_id)
+        is_warm = held is not None and held.name == started.session.head
+        return is_warm and self._dispatch_at_once(started, member, Way(Start.WARM))
+
+    def _dispatch_at_once(self, started: Started, member: Member, way: Way) -> bool:
+        """Dispatch a turn before anybody hears of it, unless its worker cannot run it; tell whether it was."""
         key = started.session.key
-        held = member.held.get(key.session_id)
-        if held is None or held.name != started.session.head or not self.fleet.is_member(member):
+        can_run = self.fleet.is_member(member) and member.serves(started.turn.agent, started.session.schema)
+        if not can_run or not self._is_idle(key):
             return False
         runner = self._ahead[key] = SessionRunner(key, self)
-        runner.dispatch_ahead(started, member)
+        runner.dispatch_ahead(started, member, way)
         return True
 
     def _give_up(self, key: SessionKey, member: Member) -> None:
@@ -509,6 +516,11 @@ class Coordinator:
             except SatchelError:  # the next round sweeps it
                 logger.exception("sweeping failed")
             await asyncio.sleep(OBJECT_GRACE_S / 4)
+
+
+def _is_read(way: asyncio.Task[Way]) -> bool:
+    """Tell whether the links are there; what kept them from being read is the runner's to meet."""
+    return way.done() and not way.cancelled() and way.exception() is None
 
 
 def _goes_on(frame: Result | Failure) -> bool:

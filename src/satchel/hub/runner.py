@@ -217,8 +217,8 @@ class SessionRunner:
             begun.give_back(self._hub.fleet)
         return stream
 
-    def dispatch_ahead(self, started: Started, member: Member) -> None:
-        """Dispatch a turn to a warm worker while its start is being written, as the first of a new runner.
+    def dispatch_ahead(self, started: Started, member: Member, way: Way) -> None:
+        """Dispatch a turn before anybody hears of it, perhaps while its start is being written: a new runner's first.
 
         What the worker says of it is taken, but nobody may see it, and no commit is
         made, before the start is durable: then ``run``, else ``give_up``.
@@ -227,9 +227,9 @@ class SessionRunner:
         self.streams[turn.message_id] = TurnStream(turn, clock=self._hub.clock)
         self._waiting.append(turn)
         self._begun[turn.message_id] = Begun(started, member)
-        self.attempt = Attempt(started, member, start=Start.WARM, sent_bytes=0)
+        self.attempt = Attempt(started, member, start=way.start, sent_bytes=0)
         self._hub.fleet.occupy(member, self.attempt.name)
-        self._send_request(self.attempt, ())
+        self._send_request(self.attempt, way.links)
 
     def give_up(self) -> None:
         """Stop what was dispatched ahead: its start came to nothing."""
