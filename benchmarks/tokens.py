@@ -5,6 +5,7 @@ in which all of them run, and divided by the tokens that reached their callers i
 """
 
 import asyncio
+import json
 import statistics
 
 import uvloop
@@ -15,6 +16,7 @@ from benchmarks.processes import Process, Rig, rig
 from benchmarks.tables import Reach, Table
 from benchmarks.tap import tap
 from benchmarks.warm import Send
+from satchel.worker.link import PIECES_EVERY_S
 
 STREAMS, GAP_S = 200, 0.02
 WARM_UP_S = 1.5
@@ -64,15 +66,16 @@ async def compared(running: Rig, bottom: Floor, *, rounds: int, window_s: float)
     frame_bytes, line_bytes = await sizes(running)
     await asyncio.to_thread(running.add_worker, "tokens", slots=2 * STREAMS)
     count = int((WARM_UP_S + window_s + 1) / GAP_S)
-    command = b'{"count": %d, "gap_s": %f, "frame": %d}' % (count, GAP_S, frame_bytes)
-    costs: dict[str, list[tuple[float, float]]] = {"a token": [], "raw echo": []}
+    costs: dict[str, list[tuple[float, float]]] = {"a token": [], "raw echo": [], "raw echo, packed": []}
     async with connections(running.url, STREAMS) as above, connections(bottom.url, STREAMS) as below:
-        await bottom.set_up(below[0], [], down=0, up=0, token=line_bytes)
+        await bottom.set_up(below[0], [], down=0, up=frame_bytes, token=line_bytes)
         turns = [_turn(caller, f"s{number}", f"{count} {GAP_S}") for number, caller in enumerate(above)]
-        echoes = [_echo(caller, command) for caller in below]
         for _ in range(rounds):
             costs["a token"].append(await streamed(turns, above, running.hub, running.workers[0], window_s=window_s))
-            costs["raw echo"].append(await streamed(echoes, below, bottom.hub, bottom.worker, window_s=window_s))
+            for what, pack_s in (("raw echo", 0.0), ("raw echo, packed", PIECES_EVERY_S)):
+                command = json.dumps({"count": count, "gap_s": GAP_S, "frame": frame_bytes, "pack_s": pack_s}).encode()
+                echoes = [_echo(caller, command) for caller in below]
+                costs[what].append(await streamed(echoes, below, bottom.hub, bottom.worker, window_s=window_s))
     middle = {what: [statistics.median(each) for each in zip(*pairs, strict=True)] for what, pairs in costs.items()}
     hub_us, echo_us = middle["a token"][0], middle["raw echo"][0]
     pace = f"{STREAMS} streams of {1 / GAP_S:.0f} a second"
@@ -92,7 +95,8 @@ async def compared(running: Rig, bottom: Floor, *, rounds: int, window_s: float)
             for what, cpu in middle.items()
         ],
         notes=f"Medians of {rounds} alternating windows of {window_s:.0f} s. The echo has a frame and a chunk for each"
-        " token, of a token's bytes, and looks only at a number in the frame.",
+        " token, of a token's bytes, and looks only at a number in the frame; packed, what comes to its worker in"
+        f" {1000 * PIECES_EVERY_S:g} ms is one message: the least that a hub of this make can do.",
         reach=(
             Reach("a streamed token, hub CPU", "times a raw echo of the same bytes", hub_us / echo_us, 2),
             Reach(f"a streamed token at {pace}", "us of hub CPU", hub_us, 20),

@@ -123,7 +123,7 @@ async def together(
     for _ in range(4):
         sample = (await asyncio.gather(*(send() for send in turns)))[-1]
     await bottom.set_up(below[0], [len(chunk) for chunk in sample.chunks], down=FRAME_DOWN_BYTES, up=FRAME_UP_BYTES)
-    costs: dict[str, list[Cost]] = {"turn": [], "/echo": [], "/apart": []}
+    costs: dict[str, list[Cost]] = {"turn": [], "/echo": [], "/apart": [], "/turn": []}
     walls: dict[str, list[float]] = {name: [] for name in costs}
     commits: list[float] = []
     for _ in range(rounds):
@@ -140,6 +140,7 @@ async def together(
         "turn": "warm turn",
         "/echo": "bare streamed echo, same chunks",
         "/apart": "the same, a pass of the loop between chunks",
+        "/turn": "the three parts in one bare program",
     }
     middle = {name: median(each) for name, each in costs.items()}
     rows = [_row(what, walls[name], middle[name]) for name, what in names.items()]

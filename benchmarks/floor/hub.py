@@ -3,16 +3,16 @@
 The server's settings are those of a hub when the limits were set, and do not follow it:
 uvicorn with uvloop, httptools and websockets-sansio. Run as a process; prints its URL.
 
-======================  =====================================================================
+======================  =============================================================================
 ``POST /setup``         ``{"chunks": [sizes], "down": bytes, "up": bytes}``: what the others send
 ``POST /echo``          reads the body and answers with the chunks
 ``POST /apart``         the same, with a pass of the loop between two chunks
 ``POST /rounds``        ``{"count": n}``: n round trips on the worker's WebSocket, in seconds
 ``POST /commits``       ``{"count": n}``: n durable commits of a 4 KB row, in seconds
-``POST /turn``          the three after each other: read, round trip, commit, chunks
-``POST /tokens``        streams what the worker sends for this request: ``{"count", "gap_s"}``
+``POST /turn``          the three after each other: read, round trip, commit, chunks; commits are grouped
+``POST /tokens``        streams what the worker sends for this request: ``{"count", "gap_s", "frame", "pack_s"}``
 ``WS /link``            the worker
-======================  =====================================================================
+======================  =============================================================================
 """
 
 import asyncio
@@ -49,6 +49,8 @@ class Floor:
         self._answers: dict[bytes, asyncio.Future[None]] = {}
         self._streams: dict[bytes, tuple[Send, asyncio.Future[None], list[int]]] = {}
         self._token = b""
+        self._waiting: list[asyncio.Future[None]] = []
+        self._is_committing = False
         self._log = apsw.Connection(str(folder / "floor.db"))
         for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", SCHEMA):
             self._log.execute(statement).fetchall()
@@ -65,7 +67,7 @@ class Floor:
                 await self._stream(send, apart=True)
             case "/turn":
                 await self._round_trip()
-                await asyncio.get_running_loop().run_in_executor(None, self._commit)
+                await self._committed()
                 await self._stream(send)
             case "/tokens":
                 await self._stream_tokens(json.loads(body), send)
@@ -118,21 +120,43 @@ class Floor:
         await send({"type": "websocket.accept"})
         self._link = send
         while (message := await receive())["type"] == "websocket.receive":
-            name = message["bytes"][:NAME_BYTES]
-            if name in self._answers:
-                self._answers.pop(name).set_result(None)
-                continue
-            stream, ended, left = self._streams[name]
-            await stream({"type": "http.response.body", "body": self._token, "more_body": True})
-            left[0] -= 1
-            if left[0] == 0:
-                del self._streams[name]
-                ended.set_result(None)
+            frames = message["bytes"]
+            for start in range(0, len(frames), self._answer_bytes):
+                await self._answered(frames[start : start + NAME_BYTES])
 
-    def _commit(self) -> float:
-        """Append a row, durably; return the seconds it took."""
+    async def _answered(self, name: bytes) -> None:
+        """Do what a frame of the worker's is for: end a round trip, or send a token on."""
+        if name in self._answers:
+            self._answers.pop(name).set_result(None)
+            return
+        stream, ended, left = self._streams[name]
+        await stream({"type": "http.response.body", "body": self._token, "more_body": True})
+        left[0] -= 1
+        if left[0] == 0:
+            del self._streams[name]
+            ended.set_result(None)
+
+    async def _committed(self) -> None:
+        """Append a row, durably, in one transaction with those of others that came while the last one was written."""
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
+        self._waiting.append(written)
+        if self._is_committing:
+            await written
+            return
+        self._is_committing = True
+        while group := self._waiting:
+            self._waiting = []
+            await loop.run_in_executor(None, self._commit, len(group))
+            for each in group:
+                each.set_result(None)
+        self._is_committing = False
+
+    def _commit(self, rows: int = 1) -> float:
+        """Append rows, durably; return the seconds it took."""
         began = time.perf_counter()
-        self._log.execute("INSERT INTO log (row) VALUES (?)", (b"x" * ROW_BYTES,))
+        with self._log:
+            self._log.executemany("INSERT INTO log (row) VALUES (?)", [(b"x" * ROW_BYTES,)] * rows)
         return time.perf_counter() - began
 
 

@@ -14,25 +14,44 @@ from websockets.exceptions import ConnectionClosed
 from benchmarks.floor.hub import NAME_BYTES
 
 
+class Packed:
+    """Frames that leave as one message, a time after the first of them."""
+
+    def __init__(self, link: ClientConnection) -> None:
+        self._link = link
+        self._waiting: list[bytes] = []
+
+    async def send(self, frame: bytes, *, after_s: float) -> None:
+        if not after_s:
+            await self._link.send(frame)
+            return
+        self._waiting.append(frame)
+        if len(self._waiting) == 1:
+            await asyncio.sleep(after_s)
+            waiting, self._waiting = self._waiting, []
+            await self._link.send(b"".join(waiting))
+
+
 async def serve(url: str) -> None:
     streams: set[asyncio.Task[None]] = set()
     async with connect(
         f"{url.replace('http', 'ws', 1)}/link", compression=None, max_size=2**24, ping_interval=None
     ) as link:
         print("linked", flush=True)
+        packed = Packed(link)
         async for frame in link:
             assert isinstance(frame, bytes)
             name, command = frame[:NAME_BYTES], json.loads(frame[NAME_BYTES:])
             if "answer" in command:
                 await link.send(name.ljust(command["answer"], b"x"))
                 continue
-            streams.add(task := asyncio.create_task(_send_tokens(link, name, **command)))
+            streams.add(task := asyncio.create_task(_send_tokens(packed, name, **command)))
             task.add_done_callback(streams.discard)
 
 
-async def _send_tokens(link: ClientConnection, name: bytes, *, count: int, gap_s: float, frame: int) -> None:
+async def _send_tokens(packed: Packed, name: bytes, *, count: int, gap_s: float, frame: int, pack_s: float) -> None:
     for _ in range(count):
-        await link.send(name.ljust(frame, b"x"))
+        await packed.send(name.ljust(frame, b"x"), after_s=pack_s)
         await asyncio.sleep(gap_s)
 
 

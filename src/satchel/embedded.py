@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from satchel.client.client import AsyncClient, AsyncSession
 from satchel.errors import LinkClosed
+from satchel.hub.burst import EXTENSION
 from satchel.hub.server import HubServer
 from satchel.hub.settings import HubSettings, Keys
 from satchel.limits import SLOTS_DEFAULT
@@ -177,6 +178,7 @@ class AsgiTransport(httpx.AsyncBaseTransport):
             "headers": [(name.lower(), value) for name, value in request.headers.raw],
             "server": (request.url.host, request.url.port),
             "client": None,
+            "extensions": {EXTENSION: call},
         }
         call.task = asyncio.create_task(call.run(self._app, scope))
         status, headers = await call.head()
@@ -197,6 +199,18 @@ class _Call(httpx.AsyncByteStream):
             await app(scope, self._receive, self._sent.put)
         finally:
             self._sent.put_nowait(None)
+
+    # --- what it is to a burst: the channel of its answer -------------------------------------
+
+    @property
+    def is_free(self) -> bool:
+        return not self._left.is_set()
+
+    def chunk(self, body: bytes) -> Message:
+        return {"type": "http.response.body", "body": body, "more_body": True}
+
+    def write(self, chunk: Message) -> None:
+        self._sent.put_nowait(chunk)
 
     async def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         message = await self._sent.get()

@@ -30,6 +30,7 @@ from satchel.errors import (
 )
 from satchel.hub import render
 from satchel.hub.auth import Gate
+from satchel.hub.burst import Burst
 from satchel.hub.coordinator import Coordinator, Delivery
 from satchel.hub.openapi import OPENAPI
 from satchel.hub.response import EventStream
@@ -82,6 +83,7 @@ class Api:
     def __init__(self, coordinator: Callable[[], Coordinator], gate: Gate) -> None:
         self._coordinator = coordinator
         self._gate = gate
+        self._burst = Burst()
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -157,7 +159,12 @@ class Api:
         else:
             source = ended_lines(turn, ended_complete(turn), after=after)
         return EventStream(
-            source, after=after, is_sse=form == "sse", headers=headers, keep_alive_s=hub.settings.keep_alive_s
+            source,
+            after=after,
+            is_sse=form == "sse",
+            headers=headers,
+            keep_alive_s=hub.settings.keep_alive_s,
+            burst=self._burst,
         )
 
     # --- sessions and workers ------------------------------------------------------------------

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
 from satchel.hub import render
+from satchel.hub.burst import Burst, Channel, channel
 from satchel.hub.stream import Reader, TurnStream
 
 WATCH_AFTER_S: Final = 0.05
@@ -34,28 +35,32 @@ class EventStream:
         is_sse: bool = False,
         headers: Mapping[str, str] | None = None,
         keep_alive_s: float,
+        burst: Burst,
     ) -> None:
         self._source = source
         self._after = after
         self._is_sse = is_sse
         self._headers = headers or {}
         self._keep_alive_s = keep_alive_s
+        self._burst = burst
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _SSE_HEAD if self._is_sse else _LINES_HEAD
         headers = [*head, *((name.lower().encode(), value.encode()) for name, value in self._headers.items())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if isinstance(self._source, TurnStream):
             with contextlib.closing(self._source.reader(self._after)) as reader:
-                await self._follow(reader, receive, send)
+                await self._follow(reader, receive, send, channel(scope, send))
         else:
             await send({"type": "http.response.body", "body": self._body(self._source), "more_body": False})
 
-    async def _follow(self, reader: Reader, receive: Receive, send: Send) -> None:
+    async def _follow(self, reader: Reader, receive: Receive, send: Send, straight: Channel | None) -> None:
         """Send what comes until the last line, or until the caller leaves. No task or timer is made for a line."""
         body = b""
         caller = _Caller(receive, left=reader.wake)
         silence = _Silence(self._keep_alive_s, broken=reader.wake)
+        if straight is not None:
+            reader.told = _Straight(reader, straight, self._body, silence, self._burst).told
         try:
             while not (reader.is_over or caller.has_left):
                 await reader.changed()
@@ -73,6 +78,42 @@ class EventStream:
 
     def _body(self, lines: list[bytes]) -> bytes:
         return b"".join(map(render.sse, lines) if self._is_sse else lines)
+
+
+class _Straight:
+    """Writes what comes while the response's task waits, in a burst with what comes on other responses."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        straight: Channel,
+        body: Callable[[list[bytes]], bytes],
+        silence: "_Silence",
+        burst: Burst,
+    ) -> None:
+        self._reader = reader
+        self._channel = straight
+        self._body = body
+        self._silence = silence
+        self._burst = burst
+        self._is_due = False
+
+    def told(self) -> None:
+        if self._reader.is_ending:
+            self._reader.wake()
+        elif not self._is_due:
+            self._is_due = True
+            self._burst.add(self)
+
+    def ready(self) -> tuple[Callable[[Any], None], Any] | None:
+        """Return what is to be written now: nothing if the task is to do it, or does not wait."""
+        self._is_due = False
+        if not self._channel.is_free:
+            self._reader.wake()
+        if not self._reader.is_waiting or not (body := self._body(self._reader.take())):
+            return None
+        self._silence.begin()
+        return self._channel.write, self._channel.chunk(body)
 
 
 class _Caller:

@@ -8,7 +8,7 @@ slows the turn.
 import asyncio
 import bisect
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -47,8 +47,11 @@ class TurnStream:
         self._since = self._stopwatch_s()
         self._is_over = asyncio.Event()
         self.is_done = False
+        self.is_closed = False
+        """Whether nothing will come any more."""
         self._ids = _ids(turn)
-        self._piece_of, self._piece_before = (0, ""), b""
+        self._piece_of: str | None = None
+        self._piece_before = b""
         accepted = Accepted(agent=turn.agent, accepted_at=rfc3339(turn.accepted_at_ms))
         self._seqs = [SEQ_PER_START]
         self._lines = [_line(SEQ_PER_START, 1, self._ids, "accepted", accepted)]
@@ -72,6 +75,7 @@ class TurnStream:
     def restart(self, start_number: int, reason: str) -> None:
         """Begin the events of start *start_number*; the first has nothing to drop."""
         self._start, self._index, self._bytes, self._texts = start_number, 0, 0, []
+        self._piece_of = None
         if start_number > 1:
             del self._lines[1:], self._seqs[1:]
             self._append("restarted", Restarted(reason=reason), index=0)
@@ -99,14 +103,13 @@ class TurnStream:
             self._keep(seq, b'{"seq":%d%b%b}}\n' % (seq, before, _json(text)))
             self._check_size()
         self._index = index + len(texts) - 1
-        self._wake()
+        self._tell()
 
     def _before_piece(self, item_id: str) -> bytes:
         """Return a piece's line from behind its number up to its text: as long as an item lasts, the same."""
-        piece_of = (self._start, item_id)
-        if piece_of != self._piece_of:
+        if item_id != self._piece_of:
             before = _before(self._start, self._ids, "text_delta")
-            self._piece_of, self._piece_before = piece_of, b'%b{"item_id":%b,"text":' % (before, _json(item_id))
+            self._piece_of, self._piece_before = item_id, b'%b{"item_id":%b,"text":' % (before, _json(item_id))
         return self._piece_before
 
     def _check_next(self, index: int) -> None:
@@ -132,7 +135,7 @@ class TurnStream:
         The end of a turn that was not committed has the last number of its start: it is
         beyond every event, also those that only a hub before this one has seen.
         """
-        self.is_done = True
+        self.is_done = self.is_closed = True
         self._is_over.set()
         index = self._index + 1 if complete.error is None else SEQ_PER_START - 1
         self._append("complete", complete, index=index)
@@ -145,8 +148,9 @@ class TurnStream:
 
     def cut(self) -> None:
         """Let the readers go without an end: the hub stops, and they resume at the next one."""
+        self.is_closed = True
         self._is_over.set()
-        self._wake()
+        self._tell()
 
     async def ended(self) -> None:
         """Wait until readers get no more: the message has ended, or the hub stops."""
@@ -183,11 +187,6 @@ class TurnStream:
     def last_seq(self) -> int:
         return self._seqs[-1]
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing will come any more."""
-        return self._is_over.is_set()
-
     def leave(self, reader: "Reader") -> None:
         self._readers.pop(reader, None)
 
@@ -197,16 +196,16 @@ class TurnStream:
         seq = self._start * SEQ_PER_START + index
         self._index = index
         self._keep(seq, _line(seq, self._start, self._ids, kind, content))
-        self._wake()
+        self._tell()
 
     def _keep(self, seq: int, line: bytes) -> None:
         self._bytes += len(line)
         self._seqs.append(seq)
         self._lines.append(line)
 
-    def _wake(self) -> None:
+    def _tell(self) -> None:
         for reader in self._readers:
-            reader.wake()
+            reader.tell()
 
 
 class Reader:
@@ -216,6 +215,8 @@ class Reader:
         self._stream = stream
         self._after = after
         self._waiter: asyncio.Future[None] | None = None
+        self.told: Callable[[], None] | None = None
+        """Called in place of ``wake`` when something came or the stream ended."""
         self.is_over = False
         """Whether all that will come was taken: up to the last event, or up to where a hub that stops cut it."""
 
@@ -234,6 +235,23 @@ class Reader:
             self.wake()
         return self._waiter
 
+    def tell(self) -> None:
+        """Hear that something came or the stream ended."""
+        if self.told is None:
+            self.wake()
+        else:
+            self.told()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody waits in ``changed``, having taken all that was there."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether what is there is all that will come."""
+        return self._stream.is_closed
+
     def wake(self) -> None:
         """End the wait of ``changed``."""
         if self._waiter is not None and not self._waiter.done():
@@ -242,6 +260,7 @@ class Reader:
     def close(self) -> None:
         """Hear no more. Idempotent."""
         self._stream.leave(self)
+        self.told = None
 
 
 def start_of_end(turn: Turn) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from satchel.clock import Clock
 from satchel.hub import response as response_module
+from satchel.hub.burst import EXTENSION, Burst
 from satchel.hub.response import EventStream
 from satchel.hub.stream import TurnStream
 from tests.unit.hub.test_stream import DONE, said, turn
@@ -18,8 +19,16 @@ def _look_at_once(monkeypatch):
     monkeypatch.setattr(response_module, "WATCH_AFTER_S", 0)
 
 
+@pytest.fixture(autouse=True, params=["by its task", "in a burst"])
+def _way(request, monkeypatch):
+    """How a server lets us write makes no difference to what is written."""
+    monkeypatch.setattr(Caller, "is_channel", request.param == "in a burst")
+
+
 class Caller:
     """The server's end of one response: what the app sent, and when the caller leaves."""
+
+    is_channel = False
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -41,6 +50,22 @@ class Caller:
             self.is_whole = not message["more_body"]
             self._heard.set()
 
+    @property
+    def scope(self) -> dict[str, Any]:
+        return {"extensions": {EXTENSION: self}} if self.is_channel else {}
+
+    @property
+    def is_free(self) -> bool:
+        return self.has_room.is_set() and not self.leaves.is_set()
+
+    def chunk(self, body: bytes) -> bytes:
+        return body
+
+    def write(self, chunk: bytes) -> None:
+        assert not self.is_whole, "the response was over"
+        self.chunks.append(chunk)
+        self._heard.set()
+
     async def hears(self, chunks: int) -> None:
         """Wait until so many chunks have come."""
         while len(self.chunks) < chunks:
@@ -51,8 +76,8 @@ class Caller:
 @contextlib.asynccontextmanager
 async def answered(stream: TurnStream, caller: Caller, *, is_sse: bool = False, keep_alive_s: float = 100):
     """Answer *caller* from *stream* while the body runs, and to its end."""
-    response = EventStream(stream, is_sse=is_sse, keep_alive_s=keep_alive_s)
-    task = asyncio.create_task(response({}, caller.receive, caller.send))
+    response = EventStream(stream, is_sse=is_sse, keep_alive_s=keep_alive_s, burst=Burst())
+    task = asyncio.create_task(response(caller.scope, caller.receive, caller.send))
     yield task
     async with asyncio.timeout(10):
         await task
@@ -88,6 +113,25 @@ async def test_a_slow_caller_gets_what_came_meanwhile_in_one_chunk():
         stream.finish(DONE)
 
     assert [chunk.count(b"\n") for chunk in caller.chunks[1:]] == [98, 1]
+
+
+async def test_a_caller_that_stops_reading_is_not_written_to_until_it_reads():
+    """What it does not read would be kept twice: by the turn, and by its connection."""
+    stream, caller = TurnStream(turn(starts=1), clock=Clock()), Caller()
+
+    async with answered(stream, caller):
+        await caller.hears(1)
+        caller.has_room.clear()
+        for index in range(1, 10):
+            stream.add_pieces(index, "i", ("a",))
+            await asyncio.sleep(0)
+        written = len(caller.chunks)
+        caller.has_room.set()
+        await caller.hears(3)
+        stream.finish(DONE)
+
+    assert written == 1
+    assert sum(chunk.count(b"\n") for chunk in caller.chunks) == 11
 
 
 async def test_a_caller_that_leaves_ends_the_response_and_not_the_turn():
@@ -159,7 +203,7 @@ async def test_a_browser_gets_events_and_comments():
 async def test_what_is_known_to_its_end_is_one_chunk():
     caller = Caller()
 
-    await EventStream([b"one\n", b"two\n"], keep_alive_s=1)({}, caller.receive, caller.send)
+    await EventStream([b"one\n", b"two\n"], keep_alive_s=1, burst=Burst())({}, caller.receive, caller.send)
 
     assert caller.chunks == [b"one\ntwo\n"]
     assert caller.is_whole
