@@ -162,6 +162,7 @@ class SatchelState(LocalPeer):
             answer=self._answer,
             events=StoredEvents(lines=self._lines),
             finished_at_ms=self._clock.now_ms(),
+            raw=recorded.raw if recorded.kind is PayloadKind.DELTA else None,
         )
 
     async def cold_load(self) -> int:

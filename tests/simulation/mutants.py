@@ -497,7 +497,7 @@ _MUTANTS: Final = (
         breaks="no fault of ours",
         seed=0,
         harm="damage",
-        edits=(Edit("hub.runner:SessionRunner._end_of", "await check_result(signal, attempt.started)", "pass"),),
+        edits=(Edit("hub.runner:SessionRunner._end_of", "await check_result(signal, attempt.started)", "None"),),
     ),
     # --- links and the rest ---
     Mutant(

@@ -19,15 +19,14 @@ OFF_LOOP_BYTES = 256 * 1024
 """Hashing and decompressing more than this would hold the event loop for a millisecond."""
 
 
-async def check_result(result: Result, started: Started) -> None:
-    """Raise ``CorruptPayload`` that names what is wrong with *result*."""
+async def check_result(result: Result, started: Started) -> bytes | None:
+    """Return the raw bytes of a delta, None for a snapshot. Raises ``CorruptPayload`` that names what is wrong."""
     if max(result.payload.raw_size, result.payload.size) > OFF_LOOP_BYTES:
-        await asyncio.to_thread(_check, result, started)
-    else:
-        _check(result, started)
+        return await asyncio.to_thread(_check, result, started)
+    return _check(result, started)
 
 
-def _check(result: Result, started: Started) -> None:
+def _check(result: Result, started: Started) -> bytes | None:
     head, payload = started.session.head, result.payload
     if result.base != head:
         raise CorruptPayload("The result's base is not the head its attempt was started from.")
@@ -41,8 +40,8 @@ def _check(result: Result, started: Started) -> None:
         raise CorruptPayload("The result is over the bounds that its request named.")
     if is_snapshot:
         _check_snapshot(result, head)
-    else:
-        _check_delta(result, head, started.turn.key.session_id)
+        return None
+    return _check_delta(result, head, started.turn.key.session_id)
 
 
 def _check_snapshot(result: Result, head: StateName) -> None:
@@ -50,10 +49,11 @@ def _check_snapshot(result: Result, head: StateName) -> None:
     _check_name(result, next_state_id_of_pieces(head.state_id, result.name.version, PayloadKind.SNAPSHOT, pieces))
 
 
-def _check_delta(result: Result, head: StateName, session_id: SessionId) -> None:
+def _check_delta(result: Result, head: StateName, session_id: SessionId) -> bytes:
     raw = unseal(result.payload, raw_size_max=STATE_BYTES_MAX)  # one as large as its state is sent as a snapshot
     _check_name(result, next_state_id(head.state_id, result.name.version, PayloadKind.DELTA, raw))
     check_turn_mark(raw, session_id=session_id, version=result.name.version, epoch=result.attempt.epoch, base=head)
+    return raw
 
 
 def _check_name(result: Result, state_id: StateId) -> None:

@@ -604,7 +604,7 @@ class SessionRunner:
                     return await self._failed(attempt, signal)
                 case Result():
                     try:
-                        await check_result(signal, attempt.started)
+                        raw = await check_result(signal, attempt.started)
                     except CorruptPayload as error:
                         bad_results += 1
                         self._log_corrupt(attempt, error)
@@ -613,7 +613,7 @@ class SessionRunner:
                             return Lost("the worker's result was corrupt", turn)
                         attempt.member.send(NeedSnapshot(attempt.name))
                         continue
-                    return await self._commit(attempt, signal)
+                    return await self._commit(attempt, signal, raw)
                 case _:
                     assert_never(signal)
 
@@ -683,7 +683,7 @@ class SessionRunner:
 
     # --- the end of a turn -------------------------------------------------------------------
 
-    async def _commit(self, attempt: Attempt, result: Result) -> Turn:
+    async def _commit(self, attempt: Attempt, result: Result, raw: bytes | None) -> Turn:
         """Write the version, then tell: the caller, the worker, the hub."""
         turn, session = attempt.started.turn, attempt.started.session
         stream = self.streams[turn.message_id]
@@ -719,6 +719,7 @@ class SessionRunner:
             answer=stream.answer,
             events=events,
             finished_at_ms=self._hub.clock.now_ms(),
+            raw=raw,
         )
         self._start_following(attempt.member)
         try:

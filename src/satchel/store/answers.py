@@ -21,13 +21,16 @@ _DELTA_BYTES_MAX: Final = 4 * INLINE_BYTES_MAX
 """Raw bytes of a delta that a frame leans on: each reading goes through all of them."""
 
 
-def rested(answer: str, events: StoredEvents, payload: StoredPayload) -> tuple[bytes, bool]:
-    """Return the frame of an answer and its events, and whether it leans on *payload*, the turn's own."""
+def rested(answer: str, events: StoredEvents, payload: StoredPayload, raw: bytes | None) -> tuple[bytes, bool]:
+    """Return the frame of an answer and its events, and whether it leans on *payload*, the turn's own.
+
+    *raw* is what the payload holds, or None if nobody has opened it yet.
+    """
     both = answer.encode() + events.lines
     delta = payload.payload
     if delta.kind is PayloadKind.SNAPSHOT or payload.object is not None or delta.raw_size > _DELTA_BYTES_MAX:
         return _kept.compressor.compress(both), False
-    return _compressor(_dictionary(delta)).compress(both), True
+    return _compressor(_dictionary(_raw(delta) if raw is None else raw)).compress(both), True
 
 
 def answer_and_lines(answer_bytes: int, data: bytes, *delta: Any) -> tuple[str, bytes]:
@@ -56,14 +59,17 @@ def _both(data: bytes, delta: tuple[Any, ...]) -> bytes:
         if delta[-1] is not None:
             encoding, raw_size, checksum, sealed = delta
             payload = Payload(PayloadKind.DELTA, Encoding(encoding), raw_size, checksum, sealed)
-            decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(payload))
+            decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(_raw(payload)))
         return decompressor.decompress(data)
     except zstandard.ZstdError as error:
         raise CorruptPayload("What is stored of a turn's answer and events is damaged.") from error
 
 
-def _dictionary(delta: Payload) -> zstandard.ZstdCompressionDict:
-    raw = unseal(delta, raw_size_max=_DELTA_BYTES_MAX)
+def _raw(delta: Payload) -> bytes:
+    return unseal(delta, raw_size_max=_DELTA_BYTES_MAX)
+
+
+def _dictionary(raw: bytes) -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(raw, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 

@@ -161,6 +161,8 @@ class Commit(msgspec.Struct, frozen=True):
     answer: str
     events: StoredEvents
     finished_at_ms: int
+    raw: bytes | None = None
+    """What the payload holds, if whoever commits has it open: a backend that wants it need not open it again."""
 
 
 class ChainLink(msgspec.Struct, frozen=True):

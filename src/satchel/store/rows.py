@@ -204,7 +204,7 @@ def events_row(key: SessionKey, row: Row) -> StoredEvents:
 
 def events_bindings(commit: Commit) -> Bindings:
     events = commit.events
-    data, leans_on_delta = rested(commit.answer, events, commit.payload)
+    data, leans_on_delta = rested(commit.answer, events, commit.payload, commit.raw)
     return {
         "answer_bytes": len(commit.answer.encode()),
         "size": len(events.lines) if events.object is None else events.object.size,

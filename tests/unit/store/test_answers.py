@@ -27,7 +27,7 @@ def columns(payload: Payload) -> tuple[object, ...]:
 )
 def test_what_rests_is_read_again(answer: str, lines: bytes, raw: bytes, kind: PayloadKind) -> None:
     payload = seal(kind, raw + answer.encode() + lines)
-    data, leans = rested(answer, StoredEvents(lines), StoredPayload(payload))
+    data, leans = rested(answer, StoredEvents(lines), StoredPayload(payload), None)
     delta = columns(payload) if leans else ALONE
 
     assert leans == (kind is PayloadKind.DELTA and payload.raw_size <= 4 * INLINE_BYTES_MAX)
@@ -37,15 +37,16 @@ def test_what_rests_is_read_again(answer: str, lines: bytes, raw: bytes, kind: P
 
 def test_text_that_the_delta_holds_is_not_stored_again() -> None:
     text = " ".join(str(number**3) for number in range(300))
-    alone, _ = rested(text, StoredEvents(text.encode()), StoredPayload(seal(PayloadKind.SNAPSHOT, b"")))
-    leaning, _ = rested(text, StoredEvents(text.encode()), StoredPayload(seal(PayloadKind.DELTA, text.encode())))
+    alone, _ = rested(text, StoredEvents(text.encode()), StoredPayload(seal(PayloadKind.SNAPSHOT, b"")), None)
+    payload = StoredPayload(seal(PayloadKind.DELTA, text.encode()))
+    leaning, _ = rested(text, StoredEvents(text.encode()), payload, None)
     assert 10 * len(leaning) < len(alone)
 
 
 @pytest.mark.parametrize("delta", [seal(PayloadKind.DELTA, b"other words, as many as there were"), None])
 def test_another_delta_never_gives_another_answer(delta: Payload | None) -> None:
     payload = seal(PayloadKind.DELTA, b"all of the words of the answer was")
-    data, _ = rested("the words of the answer", StoredEvents(b""), StoredPayload(payload))
+    data, _ = rested("the words of the answer", StoredEvents(b""), StoredPayload(payload), None)
     frame = ALONE if delta is None else columns(delta)
     with pytest.raises(CorruptPayload):
         answer_and_lines(23, data, *frame)
@@ -56,7 +57,7 @@ def test_another_delta_never_gives_another_answer(delta: Payload | None) -> None
 
 def test_a_damaged_delta_is_named() -> None:
     payload = seal(PayloadKind.DELTA, b"words of the answer" * 9)
-    data, _ = rested("words of the answer", StoredEvents(b""), StoredPayload(payload))
+    data, _ = rested("words of the answer", StoredEvents(b""), StoredPayload(payload), None)
     damaged = msgspec.structs.replace(payload, data=bytes(len(payload.data)))
     with pytest.raises(CorruptPayload, match="checksum of a delta"):
         answer_and_lines(19, data, *columns(damaged))
