@@ -125,4 +125,4 @@ async def large(running: Rig, *, size: int, rounds: int) -> Table:
 def measure(*, quick: bool) -> list[Table]:
     size = 8 * MIB if quick else min(100_000_000, 3 * STATE_BYTES_MAX // 4)
     with rig() as running:
-        return [uvloop.run(large(running, size=size, rounds=1 if quick else 4))]
+        return [uvloop.run(large(running, size=size, rounds=1 if quick else 8))]
