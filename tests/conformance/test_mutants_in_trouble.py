@@ -75,13 +75,13 @@ def starts_after_it_admitted(log: SqliteLog, _objects: SqliteObjects, _patch: Pa
 
 @fails("test_a_crash_in_start")
 def raises_the_epoch_before_it_starts(log: SqliteLog, _objects: SqliteObjects, _patch: Patch) -> None:
-    async def start(key: SessionKey, message_id: MessageId) -> Started:
+    async def start(key: SessionKey, message_id: MessageId, *, skip: int = 0) -> Started:
         bindings = turn_bindings(key, message_id)
 
         def raise_epoch(db: apsw.Connection) -> int:
             first = log._maybe(db, "first_unfinished", bindings)
             check_start(log._turn(db, key, message_id), first=None if first is None else first[0])
-            return int(log._one(db, "touch_session", {**bindings, "raised": 1, "at_ms": 0})[0])
+            return int(log._one(db, "touch_session", {**bindings, "raised": 1 + skip, "at_ms": 0})[0])
 
         def run(db: apsw.Connection) -> Started:
             log._run(db, "start_turn", {**bindings, "epoch": epoch})
@@ -168,9 +168,9 @@ def raises_the_epoch_after_it_ended_the_turn(log: SqliteLog, _objects: SqliteObj
     later = "UPDATE session SET epoch = epoch + 1 WHERE tenant = :tenant AND session_id = :session_id"
     log._sql["raise_epoch_later"] = later
 
-    async def start(key: SessionKey, message_id: MessageId) -> Started:
+    async def start(key: SessionKey, message_id: MessageId, *, skip: int = 0) -> Started:
         await raise_epoch(key)
-        return await real_start(key, message_id)
+        return await real_start(key, message_id, skip=skip)
 
     async def fail(key: SessionKey, message_id: MessageId, *rest: Any, **more: Any) -> Turn:
         turn = await real_fail(key, message_id, *rest, **more)
